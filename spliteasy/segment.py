@@ -1,0 +1,112 @@
+"""One segment of a split network: a module that shares its layers with the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from spliteasy.boundary import Boundary
+from spliteasy.program import Mode
+
+__all__ = ["Segment", "segment_graph"]
+
+
+class Segment(nn.Module):
+    """Segment A, B or C. Its parameters are the model's own, under the model's own names.
+
+    Called with what is alive at the cut before it (one value, or several as arguments or as a tuple), it returns what
+    is alive at the cut after it, so that ``c(b(a(x)))`` is the whole network. ``entry`` and ``exit`` are the boundaries
+    by mode (``None`` at the network's own ends); ``changed`` are the entry slots that it changes in place.
+    """
+
+    def __init__(
+        self,
+        letter: str,
+        graphs: Mapping[bool, fx.Graph],
+        attributes: Mapping[str, Any],
+        entry: Mapping[bool, Boundary | None],
+        exit: Mapping[bool, Boundary | None],
+        changed: Mapping[bool, frozenset[int]],
+        span: tuple[str, str, int],
+    ) -> None:
+        super().__init__()
+        self.letter = letter
+        self.entry, self.exit, self.changed = dict(entry), dict(exit), dict(changed)
+        self._first, self._last, self.operations = span
+        for target, value in sorted(attributes.items(), key=lambda item: not isinstance(item[1], nn.Module)):
+            _attach(self, target, value)
+        self._graphs = {training: _bind(graph, self) for training, graph in graphs.items()}
+
+    def forward(self, *values: Any) -> Any:
+        """Run the segment; see the class."""
+        entry = self.entry[self.training]
+        if entry is not None and len(values) == 1 and len(entry.nodes) > 1 and isinstance(values[0], tuple):
+            values = values[0]
+        results = self.run(values)
+        return results[0] if self.exit[self.training] is None or len(results) == 1 else results
+
+    def run(self, values: Any) -> tuple[Any, ...]:
+        """The same with tuples on both ends; the last segment returns the network's output as the only item."""
+        result: tuple[Any, ...] = self._graphs[self.training](*values)
+        return result
+
+    def __repr__(self) -> str:
+        count = sum(parameter.numel() for parameter in self.parameters())
+        if not self.operations:
+            return f"Segment {self.letter}: nothing between the cuts"
+        return f"Segment {self.letter}: {self._first} … {self._last} ({self.operations} operations, {count:,} parameters)"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Segment:
+        raise TypeError("A segment shares its layers with the model: copy the model and split the copy.")
+
+
+def segment_graph(mode: Mode, lo: int, hi: int) -> fx.Graph:
+    """The operations after position ``lo`` up to ``hi`` (``lo = -1``: from the input on) as a graph of their own.
+
+    Its inputs are what is alive at ``lo``, its output a tuple of what is alive at ``hi``, or of the network's output.
+    """
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    if lo < 0:
+        copies[mode.nodes[0]] = graph.placeholder("input")
+    else:
+        for node in mode.alive(lo):
+            copies[node] = graph.placeholder(node.name)
+    for attribute in sorted(mode.attributes(max(lo, 0), hi), key=lambda node: str(node.target)):
+        copies[attribute] = graph.get_attr(str(attribute.target))
+    for node in mode.nodes[max(lo, 0) + 1 : hi + 1]:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    if hi == len(mode.nodes) - 1:
+        graph.output((fx.node.map_arg(mode.output.args[0], copies.__getitem__),))
+    else:
+        graph.output(tuple(copies[node] for node in mode.alive(hi)))
+    return graph
+
+
+def _attach(root: nn.Module, target: str, value: Any) -> None:
+    """Put ``value`` (a layer, parameter or tensor) under its dotted name, with empty modules in between."""
+    *parents, name = target.split(".")
+    for parent in parents:
+        if parent not in root._modules:
+            root.add_module(parent, nn.Module())
+        root = root.get_submodule(parent)
+    if hasattr(root, name):  # it came with a layer that was put here whole
+        return
+    if isinstance(value, nn.Module):
+        root.add_module(name, value)
+    elif isinstance(value, nn.Parameter):
+        root.register_parameter(name, value)
+    elif isinstance(value, torch.Tensor):
+        root.register_buffer(name, value)
+    else:
+        setattr(root, name, value)
+
+
+def _bind(graph: fx.Graph, owner: nn.Module) -> fx.GraphModule:
+    """Code for ``graph`` that reads its layers from ``owner``, so that `nn.Module.to` reaches them once and for all."""
+    module = fx.GraphModule(owner, graph)
+    module._modules, module._parameters, module._buffers = owner._modules, owner._parameters, owner._buffers
+    return module

@@ -1,0 +1,309 @@
+"""Split a network at one or two cuts into segments A, B and C that share its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from spliteasy.boundary import Boundary
+from spliteasy.errors import CutError, SplitError
+from spliteasy.program import Mode, Program
+from spliteasy.propagation import storage_of, tensors_in
+from spliteasy.segment import Segment, segment_graph
+
+__all__ = ["Route", "Split", "split"]
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which slots travel in one mode, as slot numbers of the first and of the second boundary.
+
+    ``up``: slots that B reads or changes, sent as `activations` (their gradients come back as `input_gradients`).
+    ``down``: slots of the second boundary that B made or changed, sent as `outputs`.
+    ``kept``: slot of the second boundary → slot of the first, for tensors that the device already has.
+    ``shared``: those of ``kept`` that B reads too. C's gradient for them goes to B, which adds its own: any other order
+    of summing differs in the last bit.
+    """
+
+    up: tuple[int, ...]
+    down: tuple[int, ...]
+    kept: dict[int, int]
+
+    @property
+    def shared(self) -> tuple[int, ...]:
+        """Slots of the second boundary that both B and C read and that the device keeps."""
+        return tuple(slot for slot, first in self.kept.items() if first in self.up)
+
+    @property
+    def back(self) -> tuple[int, ...]:
+        """Slots of the second boundary whose gradients go to B, in the order of the `output_gradients` message."""
+        return (*self.down, *self.shared)
+
+
+class Split:
+    """A network in segments. ``a``, ``b``, ``c`` share the parameters of ``model``; what was not split off is None.
+
+    Calling it runs the segments one after the other. `train`, `eval` and `to` reach the model and the segments;
+    `state_dict` is the whole model's, under the original keys, whatever was trained where.
+    """
+
+    def __init__(self, program: Program, cuts: tuple[str, ...]) -> None:
+        self.model = program.model
+        self.cuts = cuts
+        self.input_shape = program.input_shape
+        self.input_dtype = program.dtype
+        self.output = program.train.propagation.values[program.train.output]
+        self._batch = program.batch
+        other = program.batch + 1
+        spans = _spans(program, cuts)
+        boundaries = {
+            training: [_boundary(program, training, cut, other) for cut in cuts] for training in (True, False)
+        }
+        letters = "ABC"[: len(cuts) + 1]
+        segments = [
+            _segment(program, letter, index, spans, boundaries) for index, letter in enumerate(letters)
+        ]
+        self.a: Segment = segments[0]
+        self.b: Segment | None = segments[1] if len(segments) > 1 else None
+        self.c: Segment | None = segments[2] if len(segments) > 2 else None
+        self.routes: dict[bool, Route] = {}
+        if cuts:
+            for training in (True, False):
+                mode = program.mode(training)
+                _refuse_aliases(mode, spans[training], boundaries[training])
+                self.routes[training] = _route(mode, spans[training], boundaries[training])
+            _refuse_what_cannot_be_exact(program, spans, len(cuts))
+            if len(cuts) == 2:
+                _refuse_input_at_boundary(program, cuts)
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The segments that exist, in order."""
+        return [segment for segment in (self.a, self.b, self.c) if segment is not None]
+
+    @property
+    def classes(self) -> int | None:
+        """The size of the output's last dimension, when the output is one tensor of shape (batch, classes)."""
+        output = self.output
+        return int(output.shape[1]) if isinstance(output, torch.Tensor) and output.ndim == 2 else None
+
+    def __call__(self, x: torch.Tensor) -> Any:
+        """The network's output, computed segment by segment."""
+        for segment in self.segments:
+            x = segment(x)
+        return x
+
+    def train(self, mode: bool = True) -> Split:
+        """Put the model and every segment in train mode (or eval mode)."""
+        self.model.train(mode)
+        for segment in self.segments:
+            segment.train(mode)
+        return self
+
+    def eval(self) -> Split:
+        """Put the model and every segment in eval mode."""
+        return self.train(False)
+
+    def to(self, *args: Any, **kwargs: Any) -> Split:
+        """Move or convert the model and every segment: the arguments of `torch.nn.Module.to`."""
+        self.model.to(*args, **kwargs)
+        for segment in self.segments:
+            segment.to(*args, **kwargs)
+        return self
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The whole model's parameters."""
+        return self.model.parameters()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The whole model's state, under the original keys."""
+        return dict(self.model.state_dict())
+
+    def __repr__(self) -> str:
+        kind = {0: "no split", 1: "single split", 2: "double split"}[len(self.cuts)]
+        where = f" at {', '.join(self.cuts)}" if self.cuts else ""
+        lines = [f"{type(self.model).__name__}, {kind}{where}", *(f"  {segment!r}" for segment in self.segments)]
+        return "\n".join(lines)
+
+
+def split(
+    model: nn.Module,
+    at: str | Sequence[str] = (),
+    input_shape: Sequence[int] = (3, 224, 224),
+    *,
+    dtype: torch.dtype | None = None,
+) -> Split:
+    """Split ``model`` at one cut (A on the device, B on the server) or two (A and C on the device, B on the server).
+
+    ``at`` names the cuts in execution order (`find_cuts` lists them; a module's name means its last operation); ``()``
+    is no split. ``input_shape`` is without the batch, which may be of any size later. The segments equal the model to
+    the bit; what could not is refused with `SplitError`. Raises `CutError` for unknown cuts and wrong order.
+    """
+    names = (at,) if isinstance(at, str) else tuple(at)
+    if len(names) > 2:
+        raise CutError(f"Expected no cut, one or two, found {len(names)}: {', '.join(map(repr, names))}.")
+    program = Program(model, input_shape, batch=2, dtype=dtype)
+    found = tuple(program.find(name) for name in names)
+    if len(found) == 2 and program.train.position[found[0]] >= program.train.position[found[1]]:
+        raise CutError(
+            f"Expected two different cuts in execution order, found {found[0]!r} before {found[1]!r}; "
+            f"{'they are the same' if found[0] == found[1] else 'swap them'}."
+        )
+    training = model.training
+    result = Split(program, found)
+    return result.train(training) if training != result.a.training else result
+
+
+def _spans(program: Program, cuts: tuple[str, ...]) -> dict[bool, list[tuple[int, int]]]:
+    """For each mode, the positions (after, up to) of each segment; the first starts before the input, at −1."""
+    spans = {}
+    for training in (True, False):
+        mode = program.mode(training)
+        ends = [mode.position[cut] for cut in cuts] + [len(mode.nodes) - 1]
+        spans[training] = list(zip([-1, *ends[:-1]], ends, strict=True))
+    return spans
+
+
+def _boundary(program: Program, training: bool, cut: str, other: int) -> Boundary:
+    mode = program.mode(training)
+    nodes = mode.alive(mode.position[cut])
+    names = [mode.names[mode.nodes.index(node)] for node in nodes]
+    return Boundary(
+        nodes, names, mode.propagation.values, program.batch, program.values_at(training, other), other
+    )
+
+
+def _segment(
+    program: Program,
+    letter: str,
+    index: int,
+    spans: dict[bool, list[tuple[int, int]]],
+    boundaries: dict[bool, list[Boundary]],
+) -> Segment:
+    graphs, entry, exit, changed = {}, {}, {}, {}
+    attributes: dict[str, Any] = {}
+    for training in (True, False):
+        mode, (lo, hi) = program.mode(training), spans[training][index]
+        graphs[training] = segment_graph(mode, lo, hi)
+        entry[training] = boundaries[training][index - 1] if index else None
+        exit[training] = boundaries[training][index] if index < len(boundaries[training]) else None
+        before = entry[training]
+        mutated = _mutated(mode, lo, hi)
+        changed[training] = frozenset(
+            slot for slot, storage in enumerate(before.storages if before else []) if storage in mutated
+        )
+        for node in graphs[training].nodes:
+            if node.op in ("call_module", "get_attr"):
+                attributes[str(node.target)] = _attribute(program, mode, str(node.target))
+    lo, hi = spans[True][index]
+    names = program.train.names[max(lo, 0) + 1 : hi + 1]
+    span = (names[0] if names else "", names[-1] if names else "", len(names))
+    return Segment(letter, graphs, attributes, entry, exit, changed, span)
+
+
+def _attribute(program: Program, mode: Mode, target: str) -> Any:
+    if target in mode.trace.constants:
+        return mode.trace.constants[target]
+    parent, _, name = target.rpartition(".")
+    return getattr(program.model.get_submodule(parent), name)
+
+
+def _mutated(mode: Mode, lo: int, hi: int) -> set[int]:
+    """The storages that the operations after ``lo`` up to ``hi`` change in place."""
+    mutates = mode.propagation.mutates
+    return {storage for node in mode.nodes[max(lo, 0) + 1 : hi + 1] for storage in mutates[node]}
+
+
+def _read(mode: Mode, lo: int, hi: int) -> set[int]:
+    """The identities of the meta tensors that the operations after ``lo`` up to ``hi`` read."""
+    nodes: list[fx.Node] = mode.nodes[max(lo, 0) + 1 : hi + 1]
+    if hi == len(mode.nodes) - 1:
+        nodes = [*nodes, mode.output]
+    values = mode.propagation.values
+    return {id(tensor) for node in nodes for used in node.all_input_nodes for tensor in tensors_in(values[used])}
+
+
+def _route(mode: Mode, spans: list[tuple[int, int]], boundaries: list[Boundary]) -> Route:
+    lo, hi = spans[1]
+    read, mutated = _read(mode, lo, hi), _mutated(mode, lo, hi)
+    first = boundaries[0]
+    up = tuple(
+        slot for slot, tensor in enumerate(first.tensors) if id(tensor) in read or storage_of(tensor) in mutated
+    )
+    down, kept = [], {}
+    for slot, tensor in enumerate(boundaries[1].tensors if len(boundaries) == 2 else []):
+        before = first.slot_of(tensor)
+        if before is None or storage_of(tensor) in mutated:
+            down.append(slot)
+        else:
+            kept[slot] = before
+    return Route(up, tuple(down), kept)
+
+
+def _refuse_aliases(mode: Mode, spans: list[tuple[int, int]], boundaries: list[Boundary]) -> None:
+    """Two tensors at a cut that share memory which is changed later would no longer share it after the wire."""
+    for boundary, (lo, _) in zip(boundaries, spans[1:], strict=True):
+        changed_later = _mutated(mode, lo, len(mode.nodes) - 1)
+        owners: dict[int, str] = {}
+        for rule, storage in zip(boundary.slots, boundary.storages, strict=True):
+            if storage in owners and storage in changed_later:
+                raise SplitError(
+                    f"'{owners[storage]}' and '{rule.name}' share memory at this cut, and an operation behind it changes "
+                    "it in place, which the other would not see on the other side. Cut after that operation, or make it "
+                    "not in-place."
+                )
+            owners[storage] = rule.name
+
+
+def _refuse_what_cannot_be_exact(program: Program, spans: dict[bool, list[tuple[int, int]]], cuts: int) -> None:
+    for training in (True, False):
+        mode = program.mode(training)
+        if mode.trace.random_constants:
+            raise SplitError(
+                f"The forward of {type(program.model).__name__} draws random numbers while it is traced; split, it would "
+                "repeat the same ones in every step. Draw them in a module of its own that reads self.training, or make "
+                "their shape follow from the input (torch.rand_like(x))."
+            )
+        users: dict[int, tuple[str, bool]] = {}
+        for index, (lo, hi) in enumerate(spans[training]):
+            on_server = index == 1
+            for target, tensor in _state_of(program, mode, lo, hi):
+                owner, elsewhere = users.setdefault(id(tensor), (target, on_server))
+                if elsewhere != on_server:
+                    raise SplitError(
+                        f"'{owner}' and '{target}' are the same parameter or buffer, used on the device and on the server; "
+                        "two copies trained apart would not equal one. Cut so that both uses fall on one side."
+                    )
+
+
+def _state_of(program: Program, mode: Mode, lo: int, hi: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and buffers that a segment uses, except buffers that are only read directly."""
+    for node in mode.nodes[max(lo, 0) + 1 : hi + 1]:
+        if node.op == "call_module":
+            module = program.model.get_submodule(str(node.target))
+            for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+                yield f"{node.target}.{name}", tensor
+    mutated = _mutated(mode, -1, len(mode.nodes) - 1)
+    for node in mode.attributes(max(lo, 0), hi):
+        value = _attribute(program, mode, str(node.target))
+        changed = any(storage_of(t) in mutated for t in tensors_in(mode.propagation.values[node]))
+        if isinstance(value, nn.Parameter) or (isinstance(value, torch.Tensor) and changed):
+            yield str(node.target), value
+
+
+def _refuse_input_at_boundary(program: Program, cuts: tuple[str, ...]) -> None:
+    for training in (True, False):
+        mode = program.mode(training)
+        source = storage_of(mode.propagation.values[mode.nodes[0]])
+        for cut in cuts:
+            for node in mode.alive(mode.position[cut]):
+                if any(storage_of(t) == source for t in tensors_in(mode.propagation.values[node])):
+                    raise SplitError(
+                        f"At the cut '{cut}' the input itself is still alive, and in a double split inputs stay on the "
+                        f"device. Cut after '{mode.names[mode.dies()[0]] if mode.dies()[0] < len(mode.names) else 'it'}'"
+                        ", the last operation that reads it, or use a single split."
+                    )
