@@ -1,1 +1,1 @@
-"""The codecs that come with spliteasy, one family a file; each arrives through the entry-point group `spliteasy.codecs`."""
+"""The codecs that come with spliteasy, one family a file, each found through the entry points `spliteasy.codecs`."""
