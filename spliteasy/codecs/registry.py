@@ -68,8 +68,8 @@ def get(name: str) -> type[Codec]:
     if name not in installed:
         known = list_codecs()
         raise CodecError(
-            f"there is no codec {name!r}.{suggest(name, known)} Installed: {', '.join(known)}. Others come with packages "
-            f"that use the entry-point group {GROUP!r}; register(name, class) adds one to this process"
+            f"there is no codec {name!r}.{suggest(name, known)} Installed: {', '.join(known)}. Others come "
+            f"in packages that use the entry-point group {GROUP!r}; register(name, class) adds one to this process"
         )
     return _load(installed[name])
 
