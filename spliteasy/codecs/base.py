@@ -22,6 +22,7 @@ from it. Run ``spliteasy.codecs.testing.check_codec`` on it: it tries all of the
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import math
@@ -166,13 +167,14 @@ class Codec(ABC):
     def __repr__(self) -> str:
         """The notation: ``topk(0.1)``. Keyword-only arguments appear where they differ from their default."""
         shown: list[str] = []
-        for parameter in inspect.signature(type(self)).parameters.values():
+        for parameter in _parameters(type(self)):
             value = getattr(self, parameter.name)
             if parameter.kind is not parameter.KEYWORD_ONLY:
                 shown.append(repr(value))
             elif value != parameter.default:
                 shown.append(f"{parameter.name}={value!r}")
-        return f"{self.name or type(self).__name__}({', '.join(shown)})" if shown else self.name or type(self).__name__
+        name = self.name or type(self).__name__
+        return f"{name}({', '.join(shown)})" if shown else name
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and repr(self) == repr(other)
@@ -234,3 +236,9 @@ class BytesCodec(Codec):
     def bound(self, nbytes: int) -> int:
         """The most bytes that ``encode`` may return for ``nbytes`` bytes."""
         return nbytes + nbytes // 64 + 4096
+
+
+@functools.cache
+def _parameters(cls: type[Codec]) -> tuple[inspect.Parameter, ...]:
+    """The arguments of the constructor."""
+    return tuple(inspect.signature(cls).parameters.values())

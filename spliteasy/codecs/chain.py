@@ -31,6 +31,9 @@ UNAGREED_LIMIT = 1 << 30
 """The largest tensor, in bytes, that a frame may state by itself where no spec was agreed (or the frame's own length,
 if larger)."""
 
+NOTES = {"layout", "packed"}
+"""What notes may hold."""
+
 
 def codec(notation: str | Codec | Chain) -> Chain:
     """The chain that a notation such as ``"topk(0.1) | fp16 | zstd(1)"`` names; codecs and chains are taken as well.
@@ -59,13 +62,14 @@ class Chain:
         self.codecs = tuple(stage for stage in codecs if not isinstance(stage, Raw))
         self.tensor_codecs = tuple(stage for stage in self.codecs if isinstance(stage, TensorCodec))
         self.bytes_codecs = tuple(stage for stage in self.codecs if isinstance(stage, BytesCodec))
+        self._notation = " | ".join(map(repr, self.codecs)) or Raw.name
         ordered = (*self.tensor_codecs, *self.bytes_codecs)
         if ordered != self.codecs:
             right = " | ".join(map(repr, ordered))
             raise CodecError(f"expected tensor codecs before bytes codecs, found {self!r}; write {right!r}")
 
     def __repr__(self) -> str:
-        return " | ".join(map(repr, self.codecs)) or Raw.name
+        return self._notation
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Chain) and self.codecs == other.codecs
@@ -167,8 +171,10 @@ class Chain:
             raise CodecError("decoding needs the shape of the tensor, which this spec leaves open")
         default = layout.default_layout(len(spec.shape))
         lies, packed = notes.get("layout", default), notes.get("packed", {})
-        if not layout.is_layout(lies, len(default)) or not isinstance(packed, Mapping):
-            raise FrameError(f"expected notes with an order of {len(default)} dimensions and a map of packed planes")
+        if not layout.is_layout(lies, len(default)) or not isinstance(packed, Mapping) or notes.keys() - NOTES:
+            raise FrameError(
+                f"expected notes with an order of {len(default)} dimensions and packed planes, found {notes}"
+            )
         order = self._order(spec, tuple(lies))
         spec = spec.permuted(order)
         stages = self._stages(spec)
@@ -198,13 +204,15 @@ class Chain:
 
     def _bounds(self, spec: TensorSpec, stages: Sequence[tuple[int, TensorCodec, TensorSpec]]) -> dict[str, PlaneBound]:
         """Every plane of the frame, by its full name: the side planes of each codec, the values of the last."""
-        bounds = {VALUES: PlaneBound(spec.dtype, spec.max_numel)}
-        for index, stage, before in stages:
-            bounds = {
-                name: bound for name, bound in bounds.items() if name.partition(".")[2] != VALUES and name != VALUES
-            }
-            bounds |= {f"{index}.{name}": bound for name, bound in stage.bounds(before).items()}
-        return bounds
+        if not stages:
+            return {VALUES: PlaneBound(spec.dtype, spec.max_numel)}
+        last = stages[-1][0]
+        return {
+            f"{index}.{name}": bound
+            for index, stage, before in stages
+            for name, bound in stage.bounds(before).items()
+            if name != VALUES or index == last
+        }
 
 
 def _json(value: Any) -> str:

@@ -13,8 +13,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
-from importlib.metadata import EntryPoint, entry_points
+import sys
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from importlib.metadata import EntryPoint
 from typing import NamedTuple
 
 from spliteasy.codecs.base import BytesCodec, Codec, TensorCodec
@@ -112,17 +116,22 @@ def _load(entry: EntryPoint) -> type[Codec]:
     return _check(entry.name, cls, source)
 
 
-@functools.cache
 def _entry_points() -> dict[str, EntryPoint]:
-    """What is installed, found once and not loaded."""
+    """What is installed, not loaded; looked for again when a folder on the path changed (a package was installed)."""
+    places = tuple((place, os.stat(place).st_mtime_ns) for place in sys.path if os.path.isdir(place))
+    return _found(metadata.entry_points, places)
+
+
+@functools.lru_cache(maxsize=1)
+def _found(find: Callable[..., Iterable[EntryPoint]], places: tuple[tuple[str, int], ...]) -> dict[str, EntryPoint]:
+    """Every entry point of the group, by name. ``find`` looks for them in ``places``."""
     found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=GROUP):
+    for entry in find(group=GROUP):
         other = found.setdefault(entry.name, entry)
-        if (_origin(other), other.value) != (_origin(entry), entry.value) or entry.name == Raw.name:
+        if entry.name == Raw.name or (_origin(other), other.value) != (_origin(entry), entry.value):
             owner = "spliteasy itself" if entry.name == Raw.name else _origin(other)
-            raise CodecError(
-                f"two codecs are named {entry.name!r}: one of {owner} and one of {_origin(entry)}; uninstall one"
-            )
+            both = f"one of {owner} and one of {_origin(entry)}"
+            raise CodecError(f"two codecs are named {entry.name!r}: {both}; uninstall one of the two")
     return found
 
 
