@@ -21,7 +21,8 @@ def parse(text: str) -> list[Codec]:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise CodecError(f"cannot read the chain {text!r}: {error}. {EXPECTED}") from None
+        reason = getattr(error, "msg", error)
+        raise CodecError(f"cannot read the chain {text!r}: {reason}. {EXPECTED}") from None
     parts: list[ast.expr] = []
     pending = [tree]
     while pending:
