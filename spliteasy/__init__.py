@@ -1,3 +1,67 @@
-"""Split learning: cut any PyTorch network, train it across a device and a server, and see what crosses the wire."""
+"""Split learning: cut any PyTorch network, train it across a device and a server, and see what crosses the wire.
+
+    import spliteasy as se
+
+    model = se.load_model("resnet50", num_classes=10)
+    cuts = se.find_cuts(model, input_shape=(3, 224, 224), batch=32)
+    split = se.split(model, at=("maxpool", "avgpool"), input_shape=(3, 224, 224))
+    with se.LocalServer() as server, se.Trainer(split, server=server.url, codecs="fp16 | zstd(1)") as trainer:
+        trainer.fit(loader)
+
+After *SplitEasy: A Practical Approach for Training ML models on Mobile Devices* (Palanisamy et al., HotMobile '21,
+arXiv 2011.04232).
+"""
+
+from __future__ import annotations
+
+from typing import Any
 
 __version__ = "0.1.0"
+
+from spliteasy import data, errors
+from spliteasy.codecs import Chain, codec, list_codecs
+from spliteasy.cuts import Cut, Cuts, find_cuts
+from spliteasy.link import LINKS, Link
+from spliteasy.measuring import measure
+from spliteasy.models import list_models, load_model
+from spliteasy.runlog import Evaluation, RunLog, StepRecord
+from spliteasy.seeding import step_seed
+from spliteasy.server.process import LocalServer
+from spliteasy.splitting import Split, split
+from spliteasy.trainer import Trainer
+from spliteasy.wire import Bytes, Codecs
+
+__all__ = [
+    "LINKS",
+    "Bytes",
+    "Chain",
+    "Codecs",
+    "Cut",
+    "Cuts",
+    "Evaluation",
+    "Link",
+    "LocalServer",
+    "RunLog",
+    "Split",
+    "StepRecord",
+    "Trainer",
+    "__version__",
+    "codec",
+    "data",
+    "errors",
+    "explore",
+    "find_cuts",
+    "list_codecs",
+    "list_models",
+    "load_model",
+    "measure",
+    "split",
+    "step_seed",
+]
+
+
+def explore(*args: Any, **kwargs: Any) -> Any:
+    """The notebook explorer of `spliteasy.explorer.explore`, loaded when it is called."""
+    from spliteasy.explorer import explore as show
+
+    return show(*args, **kwargs)

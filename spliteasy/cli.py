@@ -1,0 +1,225 @@
+"""The command ``spliteasy``: lab, demo, cuts, codecs, measure, serve, train."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from spliteasy import __version__
+from spliteasy.errors import SplitEasyError
+
+__all__ = ["main"]
+
+_EXAMPLES = """examples:
+  spliteasy lab                                             open JupyterLab on the explorer
+  spliteasy demo                                            train digits split and unsplit, and compare (under two minutes)
+  spliteasy cuts resnet50 --batch 32                        every place to cut, and what would cross there
+  spliteasy measure "topk(0.1) | fp16 | zstd(1)"            what a chain saves on the activations of real photographs
+  spliteasy serve --port 8765                               a server for devices on this machine
+  spliteasy train digits_cnn --at pool flatten --server http://127.0.0.1:8765
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status. Errors of this package are printed as one message, without a trace."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    options = parser.parse_args(given)
+    if options.command is None:
+        parser.print_help()
+        return 0
+    try:
+        return int(options.run(options, given) or 0)
+    except SplitEasyError as error:
+        print(f"spliteasy {options.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="spliteasy",
+        description="Split learning: cut any network, train it across a device and a server, see what crosses the wire.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"spliteasy {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    lab = commands.add_parser("lab", help="open JupyterLab on the explorer and the notebooks")
+    lab.add_argument("folder", nargs="?", default="spliteasy-notebooks", type=Path,
+                     help="where your copies of the notebooks are kept (default: ./spliteasy-notebooks)")  # fmt: skip
+    lab.add_argument("--port", type=int, default=8888, help="first port to try (default: 8888)")
+    lab.add_argument("--no-browser", action="store_true", help="only print the address")
+    lab.set_defaults(run=_lab)
+
+    demo = commands.add_parser("demo", help="train digits unsplit, split and compressed, and compare them in one table")
+    demo.add_argument("--picture", type=Path, default=Path("spliteasy-demo.png"),
+                      help="where the picture goes; .png, .svg or .pdf (default: spliteasy-demo.png)")  # fmt: skip
+    demo.add_argument("--epochs", type=int, default=3, help="epochs of each run (default: 3)")
+    demo.set_defaults(run=_demo)
+
+    cuts = commands.add_parser("cuts", help="list every cut of a network")
+    _add_network(cuts, positional=True)
+    cuts.add_argument("--csv", action="store_true", help="all rows as comma-separated values")
+    cuts.set_defaults(run=_cuts)
+
+    codecs = commands.add_parser("codecs", help="list the installed codecs")
+    codecs.set_defaults(run=_codecs)
+
+    measure = commands.add_parser("measure", help="measure chains on real activations of photographs")
+    measure.add_argument("chains", nargs="+", metavar="CHAIN", help='a chain such as "topk(0.1) | fp16 | zstd(1)"')
+    measure.add_argument("--model", default="resnet18", help="the network (default: resnet18)")
+    measure.add_argument("--at", default="maxpool", help="the cut whose activations are measured (default: maxpool)")
+    measure.add_argument("--batch", type=int, default=8, help="photographs in the batch (default: 8)")
+    measure.add_argument("--size", type=int, default=224, help="their height and width (default: 224)")
+    measure.set_defaults(run=_measure)
+
+    serve = commands.add_parser("serve", help="run a server that holds segment B for devices")
+    serve.add_argument("--host", default="127.0.0.1",
+                       help="address to listen on (default: 127.0.0.1, this machine only; the protocol is not encrypted)")  # fmt: skip
+    serve.add_argument("--port", type=int, default=8765, help="port to listen on, 0 for a free one (default: 8765)")
+    serve.add_argument("--threads", type=int, default=None, help="threads that compute (default: as torch chooses)")
+    serve.add_argument("--allow", action="append", default=[], metavar="PACKAGE.MODULE:FACTORY",
+                       help="a factory of your own that devices may ask for; may be repeated")  # fmt: skip
+    serve.add_argument("--max-sessions", type=int, default=16, help="sessions held at once (default: 16)")
+    serve.add_argument("--idle-seconds", type=float, default=3600.0, help="an idle session expires (default: 3600)")
+    serve.add_argument("--stop-with-stdin", action="store_true", help="stop when standard input ends")
+    serve.set_defaults(run=_serve)
+
+    train = commands.add_parser("train", help="train a network, split as asked, on digits or a folder of images")
+    _add_network(train, positional=True)
+    train.add_argument("--at", nargs="*", default=[], metavar="CUT", help="no cut, one (single) or two (double split)")
+    train.add_argument("--server", default=None, help="address of `spliteasy serve` (default: in this process)")
+    train.add_argument("--data", default="digits", help="`digits`, or a folder of images by class (default: digits)")
+    train.add_argument("--epochs", type=int, default=1, help="epochs (default: 1)")
+    train.add_argument("--optimizer", default="SGD", help="a torch.optim name (default: SGD)")
+    train.add_argument("--lr", type=float, default=0.05, help="learning rate (default: 0.05)")
+    train.add_argument("--backward", default="exact", help="exact or auxiliary-label (default: exact)")
+    train.add_argument("--codec", default="raw", metavar="CHAIN", help="the chain of all four messages (default: raw)")
+    for message in ("activations", "outputs", "output-gradients", "input-gradients"):
+        train.add_argument(f"--{message}", default=None, metavar="CHAIN", help=f"the chain of the {message} alone")
+    train.add_argument("--seed", type=int, default=0, help="seed of weights, batches and steps (default: 0)")
+    train.add_argument("--picture", type=Path, default=None, help="save a picture of the run here")
+    train.set_defaults(run=_train)
+    return parser
+
+
+def _add_network(parser: argparse.ArgumentParser, positional: bool) -> None:
+    parser.add_argument("model", help='a torchvision name, "timm/NAME", digits_cnn, or "package.module:factory"')
+    parser.add_argument("--batch", type=int, default=32, help="samples in a batch (default: 32)")
+    parser.add_argument("--size", type=int, default=None, help="height and width of the input (default: the network's)")
+    parser.add_argument("--classes", type=int, default=None, help="classes of the output (default: the network's)")
+
+
+def _lab(options: argparse.Namespace, given: Sequence[str]) -> int:
+    from spliteasy.lab import lab
+
+    return lab(options.folder, port=options.port, browser=not options.no_browser)
+
+
+def _demo(options: argparse.Namespace, given: Sequence[str]) -> int:
+    from spliteasy.demo import demo
+
+    demo(options.picture, epochs=options.epochs)
+    return 0
+
+
+def _cuts(options: argparse.Namespace, given: Sequence[str]) -> None:
+    from spliteasy.cuts import find_cuts
+    from spliteasy.models import input_size_of, load_model
+
+    shape = input_size_of(options.model)
+    if options.size is not None:
+        shape = (shape[0], options.size, options.size)
+    cuts = find_cuts(load_model(options.model, num_classes=options.classes), shape, options.batch)
+    print(cuts.to_pandas().to_csv() if options.csv else cuts)
+
+
+def _codecs(options: argparse.Namespace, given: Sequence[str]) -> None:
+    from spliteasy.codecs.registry import describe_codecs
+
+    rows = describe_codecs()
+    for row in rows:
+        print(f"{row.name:12} {row.kind:7} {'lossless' if row.lossless else 'lossy':9} {row.origin}")
+        print(f"{'':12} {row.summary}{f' [{row.citation}]' if row.citation else ''}")
+
+
+def _measure(options: argparse.Namespace, given: Sequence[str]) -> None:
+    import pandas
+    import torch
+
+    from spliteasy.data import photos
+    from spliteasy.measuring import measure
+    from spliteasy.models import load_model
+    from spliteasy.splitting import split
+
+    torch.manual_seed(0)
+    parts = split(load_model(options.model), options.at, (3, options.size, options.size)).train()
+    with torch.no_grad():
+        values = parts.a(photos(options.batch, options.size))
+    tensor = values[0] if isinstance(values, tuple) else values
+    print(f"{options.model} at {options.at}: {'·'.join(map(str, tensor.shape))}, {tensor.nbytes / 1e6:.2f} MB raw")
+    rows = [measure(chain, tensor).to_dict() for chain in options.chains]
+    table = pandas.DataFrame(rows)
+    print(table.drop(columns=["shape", "raw_bytes"], errors="ignore").to_string(index=False, float_format="{:,.4g}".format))
+
+
+def _serve(options: argparse.Namespace, given: Sequence[str]) -> None:
+    from spliteasy.server.process import reexecute_with_settings, serve
+
+    reexecute_with_settings(given)
+    serve(
+        options.host,
+        options.port,
+        threads=options.threads,
+        allow=options.allow,
+        max_sessions=options.max_sessions,
+        idle_seconds=options.idle_seconds,
+        stop_with=sys.stdin.buffer if options.stop_with_stdin else None,
+    )
+
+
+def _train(options: argparse.Namespace, given: Sequence[str]) -> None:
+    import torch
+
+    from spliteasy import data
+    from spliteasy.errors import DataError
+    from spliteasy.models import input_size_of, load_model
+    from spliteasy.splitting import split
+    from spliteasy.trainer import Trainer
+    from spliteasy.wire import Codecs
+
+    shape = input_size_of(options.model)
+    size = options.size or shape[1]
+    if options.data == "digits":
+        train, test = data.digits()
+        if shape != (1, 8, 8):
+            raise DataError(f"digits are 1·8·8 and {options.model} takes {shape}: use digits_cnn, or --data FOLDER.")
+    else:
+        train, test = data.image_folder(options.data, size)
+        shape = (shape[0], size, size)
+    torch.manual_seed(options.seed)
+    parts = split(load_model(options.model, num_classes=options.classes), options.at, shape)
+    print(parts)
+    chains = {
+        message: getattr(options, message) or options.codec
+        for message in ("activations", "outputs", "output_gradients", "input_gradients")
+    }
+    with Trainer(
+        parts, options.server, Codecs(**chains), {"name": options.optimizer, "lr": options.lr},
+        backward=options.backward, seed=options.seed,
+    ) as trainer:  # fmt: skip
+        for epoch in range(options.epochs):
+            log = trainer.fit(data.loader(train, options.batch, seed=options.seed + epoch))
+            result = trainer.evaluate(data.loader(test, options.batch, seed=0, shuffle=False))
+            accuracy = "" if result.accuracy is None else f", accuracy {100 * result.accuracy:.1f} %"
+            print(f"epoch {epoch + 1}: loss {result.loss:.4f}{accuracy} on {result.samples} test samples")
+    print(log)
+    if options.picture is not None:
+        log.plot().savefig(options.picture, dpi=150)
+        print(f"picture: {options.picture}")

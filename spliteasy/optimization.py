@@ -1,0 +1,157 @@
+"""Optimizers and losses by name, and the one update that both sides of a split make."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from spliteasy.codecs.finite import all_finite
+from spliteasy.errors import NonFiniteError, TrainingError, suggest
+
+__all__ = ["Loss", "Updater", "check_optimizer", "correct_predictions", "make_loss"]
+
+Loss = Callable[[Any, torch.Tensor], torch.Tensor]
+"""Takes the network's output and the labels, returns a scalar."""
+
+# Optimizers whose update of one parameter depends on the others, or that evaluate the network again.
+_WHOLE_MODEL = {"LBFGS": "it evaluates the network several times a step", "SparseAdam": "it needs sparse gradients"}
+
+_LOSSES = sorted(
+    name
+    for name in dir(F)
+    if not name.startswith("_") and ("loss" in name or "cross_entropy" in name or name == "kl_div")
+)
+
+
+def make_loss(loss: str | Loss) -> Loss:
+    """A function of `torch.nn.functional` by name, or the callable itself. Raises `TrainingError` for another name."""
+    if callable(loss):
+        return loss
+    if loss not in _LOSSES:
+        raise TrainingError(
+            f"Expected loss as one of torch.nn.functional's ({', '.join(_LOSSES)}) or a callable, found {loss!r}."
+            f"{suggest(str(loss), _LOSSES)}"
+        )
+    function: Loss = getattr(F, loss)
+    return function
+
+
+def check_optimizer(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``{"name": ..., **arguments}`` that is known to build. Raises `TrainingError` if it would not."""
+    if not isinstance(config, Mapping) or not isinstance(config.get("name"), str):
+        raise TrainingError(f'Expected optimizer as {{"name": "SGD", "lr": 0.01}}, found {config!r}.')
+    Updater({"": nn.Parameter(torch.zeros(1, 1))}, config)
+    return dict(config)
+
+
+class Updater:
+    """A `torch.optim` optimizer over named parameters, with the learning rate and the clip factor set for each update.
+
+    Built from ``{"name": "SGD", "lr": 0.01, ...}``. With no parameters it does nothing. The update of each parameter
+    depends on that parameter alone, so that two updaters over two halves equal one over the whole.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], config: Mapping[str, Any]) -> None:
+        arguments = dict(config)
+        name = arguments.pop("name")
+        optimizer = _optimizer_class(name)
+        self.parameters = dict(parameters)
+        self.optimizer: torch.optim.Optimizer | None = None
+        if not self.parameters:
+            return
+        try:
+            self.optimizer = optimizer(self.parameters.values(), **arguments)
+        except (TypeError, ValueError) as error:
+            accepted = [p for p in inspect.signature(optimizer).parameters if p != "params"]
+            raise TrainingError(
+                f"torch.optim.{name} refuses {arguments}: {error}. Its arguments are {', '.join(accepted)}."
+            ) from error
+
+    def check_gradients(self) -> None:
+        """Raise `NonFiniteError` if a gradient holds NaN or infinity."""
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        if gradients and not math.isfinite(sum(gradient.sum() for gradient in gradients)):  # type: ignore[arg-type]
+            for name, parameter in self.parameters.items():
+                if parameter.grad is not None and not all_finite(parameter.grad):
+                    raise NonFiniteError(
+                        f"Expected finite gradients, found NaN or infinity in that of '{name}'. The step was given up "
+                        "and no parameter changed; lower the learning rate, or look at the inputs."
+                    )
+
+    def norms(self) -> dict[str, torch.Tensor]:
+        """The L2 norm of each parameter's gradient, by name: what clipping by the global norm needs from both sides."""
+        return {
+            name: torch.linalg.vector_norm(parameter.grad)
+            for name, parameter in self.parameters.items()
+            if parameter.grad is not None
+        }
+
+    def apply(self, learning_rate: float | None = None, clip: torch.Tensor | None = None) -> None:
+        """One update with ``learning_rate``, the gradients multiplied by ``clip`` first; then the gradients are gone."""
+        if self.optimizer is None:
+            return
+        for group in self.optimizer.param_groups:
+            if learning_rate is not None:
+                group["lr"] = learning_rate
+        if clip is not None:
+            for parameter in self.parameters.values():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(clip)
+        self.optimizer.step()
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """The optimizer's state of each parameter, by name."""
+        if self.optimizer is None:
+            return {}
+        state = self.optimizer.state
+        return {name: dict(state[parameter]) for name, parameter in self.parameters.items() if parameter in state}
+
+    def settings(self) -> dict[str, Any] | None:
+        """The optimizer's settings as in its `state_dict`, without parameters; None if it has none to update."""
+        if self.optimizer is None:
+            return None
+        return {key: value for key, value in self.optimizer.param_groups[0].items() if key != "params"}
+
+
+def global_clip(norms: Iterable[torch.Tensor], max_norm: float) -> torch.Tensor:
+    """The factor of `torch.nn.utils.clip_grad_norm_` for gradients of these norms, in the unsplit model's order."""
+    total = torch.linalg.vector_norm(torch.stack(list(norms)))
+    return torch.clamp(max_norm / (total + 1e-6), max=1.0)
+
+
+def correct_predictions(output: Any, labels: torch.Tensor) -> int | None:
+    """How many of the largest logits are the label's, for outputs (batch, classes) and integer labels (batch,)."""
+    classes = isinstance(output, torch.Tensor) and output.ndim == 2 and labels.ndim == 1
+    if not classes or labels.is_floating_point():
+        return None
+    return int((output.argmax(1) == labels).sum())
+
+
+def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+    known = [
+        key
+        for key, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and key != "Optimizer"
+    ]
+    if name not in known:
+        raise TrainingError(
+            f"Expected an optimizer of torch.optim ({', '.join(sorted(known))}), found {name!r}.{suggest(name, known)}"
+        )
+    if name in _WHOLE_MODEL:
+        raise TrainingError(
+            f"torch.optim.{name} cannot be split between device and server: {_WHOLE_MODEL[name]}. Use SGD or Adam."
+        )
+    cls: type[torch.optim.Optimizer] = getattr(torch.optim, name)
+    return cls

@@ -1,0 +1,177 @@
+"""The routes: HTTP in, session calls on the compute thread, HTTP out. Errors are problem+json (RFC 9457)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import torch
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+import spliteasy
+from spliteasy import errors
+from spliteasy.codecs import container
+from spliteasy.errors import FrameError, SplitEasyError
+from spliteasy.server.opening import SessionConfig, open_session
+from spliteasy.server.session import Commit, Session
+from spliteasy.server.store import SessionStore
+from spliteasy.weights import flatten_state, load_tensors, save_tensors
+from spliteasy.wire import Frame
+
+__all__ = ["create_app"]
+
+_PIECE = 1 << 20
+_STATUS: dict[type[SplitEasyError], int] = {
+    errors.TokenError: 401,
+    errors.SessionError: 409,
+    errors.ConnectionLost: 503,
+    errors.FrameError: 400,
+    errors.TrainingError: 422,
+}
+T = TypeVar("T")
+
+
+def create_app(
+    store: SessionStore, *, threads: int | None = None, allow: Collection[str] = (), max_body: int = 1 << 32
+) -> Flask:
+    """The Flask application. All torch work runs on one compute thread of its own, with ``threads`` of OpenMP's.
+
+    Two threads that compute would each get an OpenMP pool, and the pools disturb each other: a step takes twice as long.
+    """
+    app = Flask("spliteasy")
+    compute = ThreadPoolExecutor(1, "compute", initializer=lambda: torch.set_num_threads(threads or torch.get_num_threads()))
+
+    def computed(work: Callable[[], T]) -> T:
+        return compute.submit(work).result()
+
+    def session(identifier: str) -> Session:
+        return store.get(identifier, _token())
+
+    @app.get("/v1/health")
+    def health() -> Response:
+        return _json(
+            {
+                "name": "spliteasy",
+                "version": spliteasy.__version__,
+                "torch": torch.__version__,
+                "threads": computed(torch.get_num_threads),
+                "sessions": len(store),
+            }
+        )
+
+    @app.post("/v1/sessions")
+    def open_one() -> Response:
+        body = _body(max_body)
+        config = SessionConfig.from_json(container.read(body)[1].get("session", ""))
+        identifier, token = store.open(lambda: computed(lambda: open_session(config, load_tensors(body), allow)))
+        return _json({"session": identifier, "token": token, "torch": torch.__version__}, 201)
+
+    @app.put("/v1/sessions/<identifier>/steps/<int:step>/forward")
+    def forward(identifier: str, step: int) -> Response:
+        current, body = session(identifier), _body(max_body)
+        return _frame(computed(lambda: current.forward(step, Frame.parse(body))))
+
+    @app.put("/v1/sessions/<identifier>/steps/<int:step>/backward")
+    def backward(identifier: str, step: int) -> Response:
+        current, body = session(identifier), _body(max_body)
+        return _frame(computed(lambda: current.backward(step, Frame.parse(body))))
+
+    @app.post("/v1/sessions/<identifier>/evaluate")
+    def evaluate(identifier: str) -> Response:
+        current, body = session(identifier), _body(max_body)
+        return _frame(computed(lambda: current.evaluate(Frame.parse(body))))
+
+    @app.post("/v1/sessions/<identifier>/commit")
+    def commit(identifier: str) -> Response:
+        current, body = session(identifier), _body(_PIECE)
+        try:
+            value = Commit.of(json.loads(bytes(body)))
+        except (ValueError, RecursionError):
+            raise FrameError("Expected a commit as JSON, found something else.") from None
+        computed(lambda: current.settle(value))
+        return _json({"committed": value.step})
+
+    @app.get("/v1/sessions/<identifier>/weights")
+    def weights(identifier: str) -> Response:
+        current = session(identifier)
+        return _bytes(computed(lambda: save_tensors(current.weights())))
+
+    @app.get("/v1/sessions/<identifier>/optimizer")
+    def optimizer(identifier: str) -> Response:
+        current = session(identifier)
+        return _bytes(computed(lambda: save_tensors(*flatten_state(current.updater.state()))))
+
+    @app.delete("/v1/sessions/<identifier>")
+    def close(identifier: str) -> Response:
+        store.close(identifier, _token())
+        return _json({"closed": identifier})
+
+    @app.errorhandler(SplitEasyError)
+    def refused(error: SplitEasyError) -> Response:
+        status = next((code for cls, code in _STATUS.items() if isinstance(error, cls)), 422)
+        return _problem(type(error).__name__, status, str(error))
+
+    @app.errorhandler(HTTPException)
+    def unknown(error: HTTPException) -> Response:
+        return _problem("ProtocolError", error.code or 500, f"{request.method} {request.path}: {error.description}")
+
+    @app.errorhandler(Exception)
+    def failed(error: Exception) -> Response:
+        app.logger.exception("a call failed")
+        return _problem("ServerError", 500, f"The server failed: {type(error).__name__}: {error}")
+
+    return app
+
+
+def _token() -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token if scheme == "Bearer" else ""
+
+
+def _body(limit: int) -> memoryview:
+    """The request's body in one buffer of the right size, at an address that is a multiple of 64 bytes."""
+    length = request.content_length
+    if length is None or length > limit:
+        raise FrameError(f"Expected a body of a stated length up to {limit} bytes, found {length}.")
+    buffer = memoryview(torch.empty(length, dtype=torch.uint8).numpy())
+    stream, filled = request.environ["wsgi.input"], 0
+    while filled < length:
+        piece = stream.read(min(_PIECE, length - filled))
+        if not piece:
+            raise FrameError(f"Expected a body of {length} bytes, found {filled}: it was cut short.")
+        buffer[filled : filled + len(piece)] = piece
+        filled += len(piece)
+    return buffer
+
+
+def _frame(frame: Frame) -> Response:
+    return _bytes_of(frame.pieces, frame.nbytes)
+
+
+def _bytes(data: bytes) -> Response:
+    return _bytes_of([data], len(data))
+
+
+def _bytes_of(pieces: Collection[bytes | memoryview], size: int) -> Response:
+    content: Iterator[bytes] | bytes = b"".join(pieces) if size <= _PIECE else _sliced(pieces)
+    response = Response(content, mimetype="application/octet-stream", direct_passthrough=True)
+    response.content_length = size
+    return response
+
+
+def _sliced(pieces: Collection[bytes | memoryview]) -> Iterator[bytes]:
+    for piece in pieces:
+        for start in range(0, len(piece), _PIECE):
+            yield bytes(piece[start : start + _PIECE])
+
+
+def _json(value: dict[str, Any], status: int = 200) -> Response:
+    return Response(json.dumps(value), status, mimetype="application/json")
+
+
+def _problem(name: str, status: int, detail: str) -> Response:
+    value = {"type": f"urn:spliteasy:error:{name}", "title": name, "status": status, "detail": detail}
+    return Response(json.dumps(value), status, mimetype="application/problem+json")

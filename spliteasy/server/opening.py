@@ -1,0 +1,138 @@
+"""What both sides agree on when a session opens, and how the server builds its segment from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+
+from spliteasy.errors import FrameError, SessionError, SplitError
+from spliteasy.models import Recipe, build
+from spliteasy.optimization import make_loss
+from spliteasy.server.session import Session
+from spliteasy.splitting import Split, split
+from spliteasy.wire import Codecs
+
+__all__ = ["SessionConfig", "boundary_digest", "open_session"]
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """Everything but the weights: the network by name, the cuts, chains, optimizer, loss (single split) and seed.
+
+    ``digest`` fingerprints the boundaries as the device's libraries trace them; ``frozen`` names B's parameters that
+    are not trained; ``norms`` asks for gradient norms with every step, which clipping needs.
+    """
+
+    model: str
+    arguments: dict[str, Any]
+    cuts: list[str]
+    input_shape: list[int]
+    input_dtype: str
+    dtype: str
+    codecs: dict[str, str]
+    optimizer: dict[str, Any]
+    loss: str | None
+    backward: str
+    seed: int
+    frozen: list[str]
+    norms: bool
+    digest: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> SessionConfig:
+        """Read from JSON. Raises `FrameError` if a field is missing, unknown or of another type."""
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = None
+        kinds = {
+            "model": str, "arguments": dict, "cuts": list, "input_shape": list, "input_dtype": str, "dtype": str,
+            "codecs": dict, "optimizer": dict, "loss": (str, type(None)), "backward": str, "seed": int, "frozen": list,
+            "norms": bool, "digest": str,
+        }  # fmt: skip
+        names = [field.name for field in fields(cls)]
+        if not isinstance(value, dict) or set(value) != set(names):
+            raise FrameError(f"Expected a session's configuration with {', '.join(names)}; found {_keys(value)}.")
+        for name, kind in kinds.items():
+            if not isinstance(value[name], kind):
+                raise FrameError(f"Expected another type of {name} in the session's configuration; found {value[name]!r}.")
+        if not all(type(size) is int and 0 < size <= 1 << 20 for size in value["input_shape"]):
+            raise FrameError(f"Expected an input shape of whole numbers, found {value['input_shape']}.")
+        if not 1 <= len(value["cuts"]) <= 2 or not all(isinstance(cut, str) for cut in value["cuts"]):
+            raise FrameError(f"Expected one or two cuts, found {value['cuts']}.")
+        return cls(**value)
+
+
+def open_session(config: SessionConfig, weights: Mapping[str, torch.Tensor], allow: Collection[str] = ()) -> Session:
+    """Build the network, split it, give B its weights and start a session; A and C are forgotten.
+
+    Raises what `models.build`, `split`, `Codecs` and the optimizer raise for names they do not know, and `SplitError`
+    when this machine's libraries trace the network differently from the device's.
+    """
+    model = build(Recipe(config.model, config.arguments), allow).to(_dtype(config.dtype))
+    result = split(model, config.cuts, config.input_shape, dtype=_dtype(config.input_dtype))
+    if boundary_digest(result) != config.digest:
+        raise SplitError(
+            f"The server traces {config.model!r} differently from the device: the tensors at {config.cuts} are not the "
+            f"same. Install the same versions of torch (here {torch.__version__}), torchvision and timm on both."
+        )
+    assert result.b is not None
+    _give(dict([*result.b.named_parameters(), *result.b.named_buffers()]), weights)
+    for name, parameter in result.b.named_parameters():
+        parameter.requires_grad_(name not in config.frozen and parameter.is_floating_point())
+    return Session(
+        result.b,
+        result.routes,
+        Codecs.from_dict(config.codecs),
+        config.optimizer,
+        loss=make_loss(config.loss) if config.loss is not None else None,
+        backward=config.backward,
+        seed=config.seed,
+        norms=config.norms,
+    )
+
+
+def boundary_digest(result: Split) -> str:
+    """A fingerprint of what crosses the cuts: names, shapes and dtypes by mode, and B's parameters and buffers."""
+    assert result.b is not None
+    slots = [
+        (training, route.up, route.down, sorted(route.kept.items()), [boundary.slots if boundary else None])
+        for training, route in sorted(result.routes.items())
+        for boundary in (result.b.entry[training], result.b.exit[training])
+    ]
+    state = [(name, tuple(t.shape)) for name, t in [*result.b.named_parameters(), *result.b.named_buffers()]]
+    return hashlib.sha256(repr((slots, sorted(state))).encode()).hexdigest()
+
+
+def _give(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
+    if set(own) != set(weights):
+        wrong = sorted(set(own) ^ set(weights))
+        raise FrameError(f"Expected the weights of segment B, found other names: {', '.join(wrong[:5])}.")
+    for name, tensor in own.items():
+        if tensor.shape != weights[name].shape or tensor.dtype != weights[name].dtype:
+            raise FrameError(
+                f"Expected weights '{name}' as {tuple(tensor.shape)} {tensor.dtype}, found "
+                f"{tuple(weights[name].shape)} {weights[name].dtype}."
+            )
+        with torch.no_grad():
+            tensor.copy_(weights[name])
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise SessionError(f"Expected a dtype of torch, found {name!r}.")
+    return dtype
+
+
+def _keys(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__

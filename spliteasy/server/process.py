@@ -1,0 +1,212 @@
+"""Run a server: in this process for good (`serve`), or as a process of its own for a while (`LocalServer`)."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from types import TracebackType
+from typing import IO, Any
+
+from spliteasy.errors import ServerError
+
+__all__ = ["SETTINGS", "LocalServer", "reexecute_with_settings", "serve", "server_environment"]
+
+SETTINGS = {
+    "GOMP_SPINCOUNT": "10000",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
+}
+"""What a computing process should be started with, before torch loads.
+
+Device and server on one machine share its cores: threads that wait for work should not spin for long (the default of
+GNU OpenMP), and memory that a step frees should stay for the next one instead of being given back and faulted in again
+(GNU malloc). Without them a step of a small network over HTTP takes three times as long.
+"""
+
+_READY = "listening on "
+
+
+def server_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """``environment`` with `SETTINGS`, where it does not say otherwise itself."""
+    return {**SETTINGS, **environment}
+
+
+def serve(
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    *,
+    threads: int | None = None,
+    allow: Collection[str] = (),
+    max_sessions: int = 16,
+    idle_seconds: float = 3600.0,
+    stop_with: IO[Any] | None = None,
+) -> None:
+    """Serve until interrupted; port 0 takes a free one. Prints ``listening on http://host:port`` when ready.
+
+    ``stop_with`` is a stream whose end stops the server: a parent's pipe, so that it never outlives its parent.
+    """
+    from cheroot.wsgi import Server
+
+    from spliteasy.server.app import create_app
+    from spliteasy.server.store import SessionStore
+
+    app = create_app(SessionStore(max_sessions, idle_seconds), threads=threads, allow=allow)
+    # A thread waits for the compute thread or for a socket, so a few do; idle connections take none.
+    server = Server((host, port), app, numthreads=8, timeout=60, server_name="spliteasy")
+    server.nodelay = True
+    try:
+        server.prepare()
+    except OSError as error:
+        raise ServerError(f"Expected to listen on {host}:{port}, found {error}. Choose another --port, or 0.") from error
+    print(f"{_READY}http://{host}:{server.bind_addr[1]}", flush=True)
+    if stop_with is not None:
+        threading.Thread(target=_stop_at_end, args=(stop_with, server), daemon=True).start()
+    try:
+        server.serve()
+    except KeyboardInterrupt:
+        server.stop()
+
+
+def _stop_at_end(stream: IO[Any], server: Any) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        while stream.read(1):
+            pass
+    server.stop()
+
+
+class LocalServer:
+    """A server process on a free loopback port, for as long as the ``with`` block.
+
+    It computes with the caller's number of threads. It stops with the block, also after an exception, and with this
+    process, whatever ends it. ``allow`` names factories (``"package.module:factory"``) that it may import. Raises
+    `ServerError` with the process's own words if it does not come up within ``timeout`` seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        allow: Sequence[str] = (),
+        threads: int | None = None,
+        max_sessions: int = 16,
+        idle_seconds: float = 3600.0,
+        timeout: float = 120.0,
+    ) -> None:
+        self.url = ""
+        self._allow, self._threads, self._timeout = list(allow), threads, timeout
+        self._limits = ["--max-sessions", str(max_sessions), "--idle-seconds", str(idle_seconds)]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+
+    def start(self) -> LocalServer:
+        """Start the process and wait until it answers."""
+        import torch
+
+        arguments = ["serve", "--port", "0", "--stop-with-stdin", *self._limits]
+        arguments += ["--threads", str(self._threads or torch.get_num_threads())]
+        for name in self._allow:
+            arguments += ["--allow", name]
+        environment = server_environment()
+        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "spliteasy", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environment,
+        )
+        atexit.register(self.stop)
+        try:
+            self.url = self._wait_for_address()
+            self._check_health()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Stop the process: ask, then insist. Stopping twice does no harm."""
+        process, self._process = self._process, None
+        atexit.unregister(self.stop)
+        if process is None:
+            return
+        with contextlib.suppress(OSError):
+            assert process.stdin is not None
+            process.stdin.close()
+        try:
+            process.wait(3)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+        if self._log is not None:
+            self._log.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The process's number while it runs."""
+        return self._process.pid if self._process is not None else None
+
+    def __enter__(self) -> LocalServer:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _wait_for_address(self) -> str:
+        process = self._process
+        assert process is not None and process.stdout is not None
+        lines: list[str] = []
+        reader = threading.Thread(target=lambda: lines.append(_first_line(process)), daemon=True)
+        reader.start()
+        reader.join(self._timeout)
+        if lines and lines[0].startswith(_READY):
+            return lines[0].removeprefix(_READY).strip()
+        raise ServerError(f"Expected the server process to come up, found: {self._said() or 'no word from it'}")
+
+    def _check_health(self) -> None:
+        import requests
+
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                requests.get(f"{self.url}/v1/health", timeout=self._timeout).raise_for_status()
+                return
+            except requests.RequestException as error:
+                if time.monotonic() > deadline:
+                    raise ServerError(f"Expected the server at {self.url} to answer, found {error}.") from error
+                time.sleep(0.05)
+
+    def _said(self) -> str:
+        if self._log is None:
+            return ""
+        self._log.seek(0)
+        return self._log.read()[-2000:].decode(errors="replace").strip()
+
+
+def _first_line(process: subprocess.Popen[bytes]) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:
+        text = line.decode(errors="replace")
+        if text.startswith(_READY):
+            return text
+    return ""
+
+
+def reexecute_with_settings(arguments: Sequence[str]) -> None:
+    """Start this command again with `SETTINGS` if it runs without them: malloc reads its own at process start."""
+    if sys.platform != "linux" or all(name in os.environ for name in SETTINGS):
+        return
+    os.execve(sys.executable, [sys.executable, "-m", "spliteasy", *arguments], server_environment())
+

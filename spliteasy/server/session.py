@@ -1,0 +1,238 @@
+"""Segment B on the server: one session, one step at a time. Nothing here knows of HTTP.
+
+A step is `forward` (activations in; outputs back) and `backward` (output gradients in; input gradients back). In a
+single split the server holds the loss, and `forward` does both: labels come with the activations, input gradients go
+back. The update is committed late: B keeps its gradients until the next call says that the device finished the step,
+and with which learning rate and clip factor. A step that is repeated or given up leaves no trace.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from spliteasy.backward import Backward, Pass, backward_method
+from spliteasy.boundary import Boundary
+from spliteasy.codecs.base import TensorSpec
+from spliteasy.errors import DataError, FrameError, NonFiniteError, SessionError
+from spliteasy.optimization import Loss, Updater, correct_predictions
+from spliteasy.seeding import STATE_BYTES, StepRandom, preserved
+from spliteasy.segment import Segment
+from spliteasy.splitting import Route
+from spliteasy.wire import Codecs, Frame, Message, Streams
+
+__all__ = ["Commit", "Session"]
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The last step that the device finished (−1: none), and what its update used."""
+
+    step: int = -1
+    learning_rate: float | None = None
+    clip: float | None = None
+
+    @classmethod
+    def of(cls, value: Any) -> Commit:
+        """Read from JSON. Raises `FrameError` if it is none."""
+        if not isinstance(value, dict) or not set(value) <= {"step", "learning_rate", "clip"}:
+            raise FrameError(f"Expected a commit with step, learning_rate and clip, found {value!r}.")
+        step, rate, clip = value.get("step"), value.get("learning_rate"), value.get("clip")
+        numbers = all(n is None or (isinstance(n, (int, float)) and not isinstance(n, bool)) for n in (rate, clip))
+        if type(step) is not int or step < -1 or not numbers:
+            raise FrameError(f"Expected a commit of whole step and numbers, found {value!r}.")
+        return cls(step, rate, clip)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as JSON."""
+        return {"step": self.step, "learning_rate": self.learning_rate, "clip": self.clip}
+
+
+class Session:
+    """Segment B with its optimizer and codecs.
+
+    ``loss`` is given in a single split and None in a double split. Every method raises `SessionError` for a call out
+    of order, `FrameError` for a frame that was not agreed, `NonFiniteError` for NaN or infinity.
+    """
+
+    def __init__(
+        self,
+        segment: Segment,
+        routes: dict[bool, Route],
+        codecs: Codecs,
+        optimizer: dict[str, Any],
+        *,
+        loss: Loss | None,
+        backward: str,
+        seed: int,
+        norms: bool = False,
+    ) -> None:
+        self.segment, self.routes, self.loss, self.seed = segment, routes, loss, seed
+        self.streams = Streams(codecs, seed)
+        self.updater = Updater(dict(segment.named_parameters()), optimizer)
+        self._method: Backward = backward_method(backward)
+        self._norms = norms
+        self._committed = -1
+        self._open: Pass | None = None
+        self._pending: int | None = None
+        self._step: int | None = None
+        self._batch = 0
+        self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def forward(self, step: int, frame: Frame) -> Frame:
+        """Activations (and labels, in a single split) to outputs, or to input gradients with the loss."""
+        header = self.streams.header(frame, "activations", step, True)
+        self.settle(Commit.of(header.get("commit")))
+        if step != self._committed + 1:
+            raise SessionError(f"Expected step {self._committed + 1}, found step {step}. Start the trainer again.")
+        self._batch = _batch_of(header)
+        self.segment.train()
+        self._buffers = [(buffer, buffer.clone()) for buffer in self.segment.buffers()]
+        self._step = step
+        message = self._decode(frame, "activations", step, True)
+        started = time.perf_counter()
+        with preserved(), torch.enable_grad():
+            random = StepRandom(self.seed, step, _generator_state(message))
+            run = self._run(message)
+            state = random.drawn()
+            plain = {} if state is None else {"generator": state}
+            if self.loss is not None:
+                return self._with_loss(step, run, message, started)
+        self._open = run
+        route = self.routes[True]
+        needs = run.needs_gradient
+        meta = {
+            "needs_gradient": [needs[slot] for slot in route.down],
+            "seconds": {"b_forward": time.perf_counter() - started},
+        }
+        tensors = [run.tensors_out[slot] for slot in route.down]
+        return self.streams.encode(Message("outputs", tensors, run.scalars_out, plain, meta), step)
+
+    def backward(self, step: int, frame: Frame) -> Frame:
+        """Output gradients to input gradients; the update is pending from here on."""
+        if self._open is None or step != self._step:
+            raise SessionError(f"Expected forward of step {step} before its backward. Repeat the step.")
+        run, route = self._open, self.routes[True]
+        message = self._decode(frame, "output_gradients", step, True)
+        started = time.perf_counter()
+        gradients: list[torch.Tensor | None] = [None] * len(run.tensors_out)
+        for slot, gradient in zip(route.back, message.tensors, strict=True):
+            gradients[slot] = gradient
+        with preserved():
+            inputs, error = run.backward(gradients, self._method)
+        return self._finish(step, inputs, {"gradient_error": error}, {"b_backward": time.perf_counter() - started})
+
+    def evaluate(self, frame: Frame) -> Frame:
+        """Activations in eval mode to outputs; in a single split to the loss and the number of right answers."""
+        header = self.streams.header(frame, "activations", -1, False)
+        self.settle(Commit.of(header.get("commit")))
+        self._batch = _batch_of(header)
+        message = self._decode(frame, "activations", -1, False)
+        self.segment.eval()
+        with preserved(), torch.no_grad():
+            run = self._run(message)
+            if self.loss is None:
+                tensors = [run.tensors_out[slot] for slot in self.routes[False].down]
+                return self.streams.encode(Message("outputs", tensors, run.scalars_out), -1, False)
+            labels = message.plain["labels"]
+            meta = {"loss": float(self.loss(run.output, labels)), "correct": correct_predictions(run.output, labels)}
+        return self.streams.encode(Message("outputs", [], (), {}, meta), -1, False)
+
+    def settle(self, commit: Commit) -> None:
+        """Commit the pending update if the device finished that step, drop it if not."""
+        if self._pending is not None and commit.step == self._pending:
+            clip = None if commit.clip is None else torch.tensor(commit.clip, dtype=torch.float64)
+            self.updater.apply(commit.learning_rate, clip)
+            self.streams.commit()
+            self._committed, self._pending, self._open, self._buffers = self._pending, None, None, []
+        else:
+            self._give_up()
+        if commit.step != self._committed:
+            raise SessionError(
+                f"The device finished step {commit.step}, this session step {self._committed}: the two have parted. "
+                "Open a new session with the weights of the last finished step."
+            )
+        self.streams.begin()
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Parameters and buffers of B, by the model's own names, as of the last committed step."""
+        return {**dict(self.segment.named_parameters()), **dict(self.segment.named_buffers())}
+
+    def _run(self, message: Message) -> Pass:
+        route, training = self.routes[self.segment.training], self.segment.training
+        entry = self.segment.entry[training]
+        assert entry is not None
+        needs = message.meta.get("needs_gradient", [False] * len(route.up))
+        if not isinstance(needs, list) or len(needs) != len(route.up):
+            raise FrameError(f"Expected needs_gradient for {len(route.up)} tensors, found {needs!r}.")
+        tensors: list[torch.Tensor | None] = [None] * len(entry.slots)
+        wanted = [False] * len(entry.slots)
+        for slot, tensor, needed in zip(route.up, message.tensors, needs, strict=True):
+            if tensor is None:
+                raise FrameError(f"Expected every tensor of the activations, found none in slot {slot}.")
+            tensors[slot], wanted[slot] = tensor, bool(needed) and tensor.is_floating_point()
+        return Pass(self.segment, tensors, message.scalars, wanted)
+
+    def _with_loss(self, step: int, run: Pass, message: Message, started: float) -> Frame:
+        assert self.loss is not None
+        loss = self.loss(run.output, message.plain["labels"])
+        if not torch.isfinite(loss):
+            raise NonFiniteError(f"Expected a finite loss, found {float(loss)}. The step was given up.")
+        forward = time.perf_counter() - started
+        loss.backward()  # type: ignore[no-untyped-call]
+        seconds = {"b_forward": forward, "b_backward": time.perf_counter() - started - forward}
+        return self._finish(step, run.input_gradients(), {"loss": float(loss.detach())}, seconds)
+
+    def _finish(
+        self, step: int, inputs: Sequence[torch.Tensor | None], meta: dict[str, Any], seconds: dict[str, float]
+    ) -> Frame:
+        self.updater.check_gradients()
+        norms = self.updater.norms() if self._norms else {}
+        plain = {"norms": torch.stack(list(norms.values()))} if norms else {}
+        meta = {**meta, "seconds": seconds, **({"norms_of": list(norms)} if norms else {})}
+        gradients = [inputs[slot] for slot in self.routes[True].up]
+        frame = self.streams.encode(Message("input_gradients", gradients, (), plain, meta), step)
+        self._open, self._pending = None, step
+        return frame
+
+    def _decode(self, frame: Frame, name: str, step: int, training: bool) -> Message:
+        route = self.routes[training]
+        boundary = self.segment.entry[training] if name == "activations" else self.segment.exit[training]
+        slots = route.up if name == "activations" else route.back
+        plain = {"activations": ("labels", "generator"), "output_gradients": ()}[name]
+        assert boundary is not None
+        message = self.streams.decode(frame, name, step, specs(boundary, slots, self._batch), training, plain)
+        if name == "activations" and self.loss is not None and "labels" not in message.plain:
+            raise FrameError("Expected labels with the activations, since the server holds the loss; found none.")
+        return message
+
+    def _give_up(self) -> None:
+        """Restore what a step changed that was not finished: buffers; gradients and codec state are dropped."""
+        with torch.no_grad():
+            for buffer, before in self._buffers:
+                buffer.copy_(before)
+        self.updater.drop()
+        self._open, self._pending, self._step, self._buffers = None, None, None, []
+
+
+def specs(boundary: Boundary, slots: Sequence[int], batch: int) -> list[TensorSpec]:
+    """What each slot's tensor must look like for a batch."""
+    return [TensorSpec.of(boundary.slots[slot].shape(batch), boundary.slots[slot].dtype) for slot in slots]
+
+
+def _batch_of(header: dict[str, Any]) -> int:
+    batch = header.get("batch")
+    if type(batch) is not int or not 1 <= batch <= 1 << 24:
+        raise DataError(f"Expected a batch of 1 or more samples, found {batch!r}.")
+    return batch
+
+
+def _generator_state(message: Message) -> torch.Tensor | None:
+    state = message.plain.get("generator")
+    if state is not None and (state.dtype != torch.uint8 or tuple(state.shape) != (STATE_BYTES,)):
+        raise FrameError(f"Expected a generator state of {STATE_BYTES} bytes, found {state.dtype} {tuple(state.shape)}.")
+    return state

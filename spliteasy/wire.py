@@ -1,0 +1,290 @@
+"""Messages to frames and back: the only place where bytes are counted.
+
+A message is a bundle of tensors (one for each slot that crosses the cut), the numbers and shapes alive with them, and a
+little metadata. Its frame is a safetensors file: the planes that the agreed chain made of each tensor, named
+``slot:plane``, plus plain planes that no codec touches (labels, a generator's state). The header says what it is:
+message, step, chain, shapes. A frame cannot ask for another chain than the agreed one, nor for other shapes.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+
+from spliteasy.codecs import container
+from spliteasy.codecs.base import Codec, Context, TensorSpec
+from spliteasy.codecs.chain import Chain, codec
+from spliteasy.codecs.finite import all_finite
+from spliteasy.errors import CodecError, FrameError, NonFiniteError, TrainingError
+
+__all__ = ["MESSAGES", "Bytes", "Codecs", "Frame", "Message", "Streams", "as_codecs"]
+
+MESSAGES = ("activations", "outputs", "output_gradients", "input_gradients")
+"""The four messages of a step, in order: A→B, B→C, C→B, B→A."""
+
+_VERSION = 1
+_ALIGNMENT = 64
+_SIDE = {"activations": "first", "input_gradients": "first", "outputs": "second", "output_gradients": "second"}
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """The size of one message: its tensors uncompressed, its frame, and what went over the socket with HTTP headers.
+
+    ``http`` is 0 in-process, where there is no socket.
+    """
+
+    raw: int = 0
+    frame: int = 0
+    http: int = 0
+
+    def __add__(self, other: Bytes) -> Bytes:
+        return Bytes(self.raw + other.raw, self.frame + other.frame, self.http + other.http)
+
+
+@dataclass(frozen=True)
+class Codecs:
+    """The chain for each of the four messages, as notation or as chains; what is not named travels ``raw``."""
+
+    activations: Chain | Codec | str = "raw"
+    outputs: Chain | Codec | str = "raw"
+    output_gradients: Chain | Codec | str = "raw"
+    input_gradients: Chain | Codec | str = "raw"
+
+    def __post_init__(self) -> None:
+        for message in fields(self):
+            object.__setattr__(self, message.name, codec(getattr(self, message.name)))
+
+    def chain(self, message: str) -> Chain:
+        """The chain agreed for a message."""
+        chain: Chain = getattr(self, message)
+        return chain
+
+    def to_dict(self) -> dict[str, str]:
+        """The notation of each chain, as it is agreed when a session opens."""
+        return {message: repr(self.chain(message)) for message in MESSAGES}
+
+    @classmethod
+    def from_dict(cls, chains: Mapping[str, str]) -> Codecs:
+        """The inverse of `to_dict`. Raises `CodecError` for another message or an unknown codec."""
+        unknown = sorted(set(chains) - set(MESSAGES))
+        if unknown or not all(isinstance(chain, str) for chain in chains.values()):
+            raise CodecError(f"Expected chains for {', '.join(MESSAGES)}, found {unknown or chains}.")
+        return cls(**dict(chains))
+
+
+@dataclass
+class Message:
+    """Tensors by slot (None: missing, as a gradient may be), scalars, plain tensors by name, and metadata."""
+
+    name: str
+    tensors: Sequence[torch.Tensor | None]
+    scalars: Sequence[Any] = ()
+    plain: dict[str, torch.Tensor] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The bytes of one message, as planes that need not be joined to be sent."""
+
+    planes: Mapping[str, torch.Tensor]
+    header: Mapping[str, str]
+    pieces: Sequence[bytes | memoryview]
+    raw: int
+    received: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the frame."""
+        return sum(len(piece) for piece in self.pieces)
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.pieces)
+
+    @classmethod
+    def parse(cls, data: memoryview) -> Frame:
+        """The frame in a body that was received. Raises `FrameError` if it is not one."""
+        planes, header = container.read(data)
+        return cls(planes, header, (data,), 0, received=True)
+
+
+class Streams:
+    """One side's ends of the four messages: encodes, decodes, and keeps the codecs' state from step to step.
+
+    A step proposes new state (`encode` and `decode` leave it pending); `commit` keeps it, `begin` drops what was not
+    committed. Evaluation changes no state.
+    """
+
+    def __init__(self, codecs: Codecs, seed: int) -> None:
+        self.codecs, self.seed = codecs, seed
+        self._state: dict[tuple[str, int], dict[str, Any]] = {}
+        self._proposed: dict[tuple[str, int], dict[str, Any]] = {}
+        self._pairs: dict[tuple[str, int], dict[str, Any]] = {}
+
+    def begin(self) -> None:
+        """Start a step: proposals that were not committed are dropped, and so is what messages shared with gradients."""
+        self._proposed, self._pairs = {}, {}
+
+    def commit(self) -> None:
+        """Keep the state that the step proposed."""
+        self._state |= self._proposed
+        self._proposed = {}
+
+    def encode(self, message: Message, step: int, training: bool = True) -> Frame:
+        """The frame of a message. Raises `NonFiniteError` if a tensor holds NaN or infinity."""
+        chain = self.codecs.chain(message.name)
+        planes: dict[str, torch.Tensor] = {}
+        described: list[dict[str, Any] | None] = []
+        for slot, tensor in enumerate(message.tensors):
+            if tensor is None:
+                described.append(None)
+                continue
+            tensor = tensor.detach().cpu()
+            _require_finite(tensor, message.name, slot)
+            made, notes = chain.encode_planes(tensor, self._context(message.name, slot, step, training))
+            planes |= {f"{slot}:{name}": plane for name, plane in made.items()}
+            described.append({"shape": list(tensor.shape), "dtype": container.DTYPE_NAMES[tensor.dtype], **notes})
+        tensors = [tensor for tensor in [*message.tensors, *message.plain.values()] if tensor is not None]
+        header = {
+            "version": _VERSION,
+            "message": message.name,
+            "step": step,
+            "training": training,
+            "chain": repr(chain),
+            "tensors": described,
+            "scalars": list(message.scalars),
+            **({"plain": sorted(message.plain)} if message.plain else {}),
+            **message.meta,
+        }
+        planes |= {name: tensor.detach().cpu().contiguous() for name, tensor in message.plain.items()}
+        text = {"spliteasy": json.dumps(header, separators=(",", ":"))}
+        raw = sum(tensor.numel() * tensor.dtype.itemsize for tensor in tensors)
+        return Frame(planes, text, container.write(planes, text), raw)
+
+    def decode(
+        self,
+        frame: Frame,
+        name: str,
+        step: int,
+        expected: Sequence[TensorSpec],
+        training: bool = True,
+        plain: Sequence[str] = (),
+    ) -> Message:
+        """The message in a frame, held against what was agreed: name, step, chain, and each slot's shape and dtype.
+
+        A missing tensor is None. ``plain`` names the plain planes that may be there. Raises `FrameError` for anything
+        else, `NonFiniteError` for NaN and infinity.
+        """
+        header = self.header(frame, name, step, training)
+        described = header.pop("tensors", None)
+        if not isinstance(described, list) or len(described) != len(expected):
+            raise FrameError(f"Expected {len(expected)} tensors in {name}, found {_count(described)}.")
+        found = header.pop("plain", [])
+        if not isinstance(found, list) or not set(map(str, found)) <= set(plain):
+            raise FrameError(f"Expected no planes beside the tensors but {sorted(plain)}, found {found!r}.")
+        groups: dict[int, dict[str, torch.Tensor]] = {slot: {} for slot in range(len(expected))}
+        message = Message(name, [], header.pop("scalars", ()), {}, header)
+        for key, plane in frame.planes.items():
+            slot, _, inner = key.partition(":")
+            if slot.isdecimal() and inner and int(slot) in groups and described[int(slot)] is not None:
+                groups[int(slot)][inner] = plane
+            elif key in found:
+                message.plain[key] = plane
+            else:
+                raise FrameError(f"The frame of {name} holds a plane {key!r} that belongs to no tensor of it.")
+        if set(message.plain) != set(found):
+            raise FrameError(f"The frame of {name} lacks planes that its header names: {sorted(found)}.")
+        tensors: list[torch.Tensor | None] = []
+        for slot, (spec, entry) in enumerate(zip(expected, described, strict=True)):
+            if entry is None:
+                tensors.append(None)
+                continue
+            tensor = self._decoded(name, slot, step, training, spec, entry, groups[slot])
+            tensors.append(_aligned(tensor) if frame.received else tensor)
+        message.tensors = tensors
+        return message
+
+    def header(self, frame: Frame, name: str, step: int, training: bool) -> dict[str, Any]:
+        """A frame's header, checked for message, step and chain; what is left in it is metadata."""
+        try:
+            header = json.loads(frame.header["spliteasy"])
+        except (KeyError, ValueError, RecursionError):
+            raise FrameError(f"Expected a frame of {name} with a header of this package, found none.") from None
+        agreed = {
+            "version": _VERSION,
+            "message": name,
+            "step": step,
+            "training": training,
+            "chain": repr(self.codecs.chain(name)),
+        }
+        for key, value in agreed.items():
+            found = header.pop(key, None) if isinstance(header, dict) else None
+            if type(found) is not type(value) or found != value:
+                raise FrameError(f"Expected a frame with {key} {value!r}, as agreed; found {found!r}.")
+        if not isinstance(header.get("scalars", []), list):
+            raise FrameError(f"Expected a list of scalars in the frame of {name}, found {header['scalars']!r}.")
+        return dict(header)
+
+    def _decoded(
+        self,
+        name: str,
+        slot: int,
+        step: int,
+        training: bool,
+        spec: TensorSpec,
+        entry: Any,
+        planes: dict[str, torch.Tensor],
+    ) -> torch.Tensor:
+        stated = (entry.get("shape"), entry.get("dtype")) if isinstance(entry, dict) else None
+        agreed = (list(spec.shape or ()), container.DTYPE_NAMES[spec.dtype])
+        if stated != agreed:
+            raise FrameError(f"Expected tensor {slot} of {name} as {agreed}, as agreed; found {stated}.")
+        notes = {key: value for key, value in entry.items() if key not in ("shape", "dtype")}
+        context = self._context(name, slot, step, training)
+        tensor = self.codecs.chain(name).decode_planes(planes, notes, spec, context)
+        _require_finite(tensor, name, slot)
+        return tensor
+
+    def _context(self, name: str, slot: int, step: int, training: bool) -> Context:
+        state = copy.deepcopy(self._state.get((name, slot), {}))
+        if training:
+            self._proposed[name, slot] = state
+        pair = self._pairs.setdefault((_SIDE[name], slot), {}) if training else {}
+        return Context(
+            message=name, training=training, step=step, seed=self.seed, tensor=slot, pair=pair, state=state
+        )
+
+
+def _aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor at an address that is a multiple of 64 bytes, as PyTorch allocates: some matrix kernels round by it."""
+    return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone(memory_format=torch.preserve_format)
+
+
+def _require_finite(tensor: torch.Tensor, name: str, slot: int) -> None:
+    if not all_finite(tensor):
+        bad = int((~torch.isfinite(tensor.float() if tensor.dtype.itemsize < 4 else tensor)).sum())
+        raise NonFiniteError(
+            f"Expected finite numbers in {name}, found {bad} NaN or infinite of {tensor.numel()} in tensor {slot}. "
+            "The step was given up and no parameter changed; lower the learning rate, or look at the inputs."
+        )
+
+
+def _count(described: Any) -> str:
+    return str(len(described)) if isinstance(described, list) else repr(described)
+
+
+def as_codecs(codecs: Codecs | Chain | Codec | str | None) -> Codecs:
+    """What `Trainer` takes: `Codecs`, one chain for all four messages, or None for raw."""
+    if codecs is None:
+        return Codecs()
+    if isinstance(codecs, Codecs):
+        return codecs
+    if isinstance(codecs, (str, Chain, Codec)):
+        return Codecs(codecs, codecs, codecs, codecs)
+    raise TrainingError(f"Expected codecs as se.Codecs(...) or one chain, found {type(codecs).__name__}.")
