@@ -26,9 +26,10 @@ class Measurement:
     """One chain on one tensor.
 
     ``raw_bytes`` is the tensor as it is, ``frame_bytes`` the whole frame, header included, and ``ratio`` the first by
-    the second. ``relative_l2`` is ‖x̂ − x‖ / ‖x‖ and ``cosine`` the cosine of the angle between x̂ and x (0 and 1 if
-    nothing was lost, also for a tensor of zeros), ``max_error`` the largest |x̂ − x|. Speeds are millions of raw
-    bytes a second, for whole frames, with as many threads as PyTorch has here.
+    the second. ``relative_l2`` is the norm of the error by the norm of the tensor, ``cosine`` that of the angle
+    between tensor and decoded tensor (0 and 1 if nothing was lost, also for a tensor of zeros), ``max_error`` the
+    largest error of an element. Speeds are millions of raw bytes a second, for whole frames, with as many threads as
+    PyTorch has here.
     """
 
     chain: str
@@ -47,9 +48,10 @@ class Measurement:
         return asdict(self)
 
     def __str__(self) -> str:
+        sizes = "·".join(map(str, self.shape)) or "a scalar"
         return (
-            f"{self.chain} on {'·'.join(map(str, self.shape)) or 'a scalar'}: {self.raw_bytes:,} → {self.frame_bytes:,} bytes "
-            f"({self.ratio:.2f}×), relative error {self.relative_l2:.2g}, "
+            f"{self.chain} on {sizes}: {self.raw_bytes:,} to {self.frame_bytes:,} bytes ({self.ratio:.2f}x), "
+            f"relative error {self.relative_l2:.2g}, "
             f"encode {self.encode_mb_per_s:,.0f} MB/s, decode {self.decode_mb_per_s:,.0f} MB/s"
         )
 
@@ -59,7 +61,7 @@ class Measurement:
             "shape": "·".join(map(str, self.shape)) or "scalar",
             "raw bytes": f"{self.raw_bytes:,}",
             "frame bytes": f"{self.frame_bytes:,}",
-            "ratio": f"{self.ratio:.2f}×",
+            "ratio": f"{self.ratio:.2f}x",
             "relative L2 error": f"{self.relative_l2:.3g}",
             "cosine": f"{self.cosine:.6f}",
             "largest error": f"{self.max_error:.3g}",
@@ -67,7 +69,8 @@ class Measurement:
             "decode MB/s": f"{self.decode_mb_per_s:,.0f}",
         }
         head = "".join(f"<th>{name}</th>" for name in cells)
-        return f"<table><thead><tr>{head}</tr></thead><tbody><tr>{''.join(map(_cell, cells.values()))}</tr></tbody></table>"
+        row = "".join(f"<td>{text}</td>" for text in cells.values())
+        return f"<table><thead><tr>{head}</tr></thead><tbody><tr>{row}</tr></tbody></table>"
 
 
 def measure(chain: str | Codec | Chain, tensor: torch.Tensor, repeats: int = 5) -> Measurement:
@@ -130,7 +133,3 @@ def _errors(x: torch.Tensor, decoded: torch.Tensor) -> tuple[float, float, float
     norms = float(x.norm()), float(decoded.norm())
     cosine = float(torch.vdot(x, decoded).real) / (norms[0] * norms[1]) if norms[1] else 0.0
     return float((decoded - x).norm()) / norms[0], cosine, largest_error
-
-
-def _cell(text: str) -> str:
-    return f"<td>{text}</td>"
