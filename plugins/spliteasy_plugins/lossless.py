@@ -31,6 +31,7 @@ class Zstd(BytesCodec):
     name = "zstd"
     summary = "Zstandard; level 1 is fast, 19 is small"
     citation = "RFC 8878; python-zstandard"
+    example = "zstd(1)"
 
     def __init__(self, level: int = 1) -> None:
         if type(level) is not int or level == 0 or not -7 <= level <= zstandard.MAX_COMPRESSION_LEVEL:

@@ -49,6 +49,7 @@ class TopK(TensorCodec):
     name = "topk"
     summary = "the largest entries of each sample, the others zero"
     citation = "Aji and Heafield, arXiv 1704.05021"
+    example = "topk(0.1)"
 
     def __init__(self, fraction: float) -> None:
         if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:

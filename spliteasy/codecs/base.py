@@ -118,10 +118,11 @@ class Context:
 
     ``message``: ``activations``, ``outputs``, ``output_gradients`` or ``input_gradients``. ``training``: False in
     evaluation. ``pair``: a store for one step, shared by a message and its gradient (positions to reuse, adjoints),
-    filled by encode and by decode alike. ``state``: this stream's state; it starts as the committed state, and what
-    is left in it after the call is the proposal that the committed step commits. ``seed``, ``step``, ``message``,
-    ``tensor`` (index within the message) and ``stage`` seed the ``generator``. ``spec`` describes the tensor in hand;
-    the chain sets it, and ``stage``, before each codec's turn.
+    filled by encode and by decode alike (in opposite order, so a codec that may stand twice in a chain puts ``stage``
+    into its keys). ``state``: this stream's state; it starts as the committed state, and what is left in it after the
+    call is the proposal that the committed step commits. ``seed``, ``step``, ``message``, ``tensor`` (index within
+    the message) and ``stage`` seed the ``generator``. ``spec`` describes the tensor in hand; the chain sets it, and
+    ``stage``, before each codec's turn.
     """
 
     message: str = "activations"
@@ -154,8 +155,9 @@ class Context:
 class Codec(ABC):
     """The root of both kinds; subclass ``TensorCodec`` or ``BytesCodec``.
 
-    ``name`` is the name in the notation, the same as the entry point's. ``summary`` is one line for ``spliteasy
-    codecs``; ``citation`` names the paper or library followed.
+    ``name`` is the name in the notation, the same as the entry point's. For ``spliteasy codecs`` and for tests:
+    ``summary`` is one line, ``citation`` names the paper or library followed, ``example`` is a notation (empty: the
+    name alone).
     """
 
     name: ClassVar[str] = ""
@@ -163,6 +165,7 @@ class Codec(ABC):
     lossless: ClassVar[bool] = False
     summary: ClassVar[str] = ""
     citation: ClassVar[str] = ""
+    example: ClassVar[str] = ""
 
     def __repr__(self) -> str:
         """The notation: ``topk(0.1)``. Keyword-only arguments appear where they differ from their default."""

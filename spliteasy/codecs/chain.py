@@ -110,7 +110,7 @@ class Chain:
         """
         planes, metadata = container.read(frame)
         if metadata.get("format") != FORMAT or metadata.get("chain") != repr(self):
-            found = f"{metadata.get('format')!r} by {metadata.get('chain')!r}"
+            found = f"{metadata.get('format', '')[:40]!r} by {metadata.get('chain', '')[:400]!r}"
             raise FrameError(f"expected {FORMAT!r} by {repr(self)!r}, found {found}: use the chain that made the frame")
         stated, notes = _stated(metadata)
         limit = max(UNAGREED_LIMIT, memoryview(frame).nbytes)
@@ -172,8 +172,9 @@ class Chain:
         default = layout.default_layout(len(spec.shape))
         lies, packed = notes.get("layout", default), notes.get("packed", {})
         if not layout.is_layout(lies, len(default)) or not isinstance(packed, Mapping) or notes.keys() - NOTES:
+            found = sorted(map(str, notes))
             raise FrameError(
-                f"expected notes with an order of {len(default)} dimensions and packed planes, found {notes}"
+                f"expected notes with an order of {len(default)} dimensions and packed planes, found {found}"
             )
         order = self._order(spec, tuple(lies))
         spec = spec.permuted(order)
@@ -241,7 +242,12 @@ def _stated(metadata: Mapping[str, str]) -> tuple[TensorSpec, dict[str, Any]]:
             f"the metadata of the frame is incomplete or unreadable: {type(error).__name__}: {error}"
         ) from None
     sizes: list[Any] = shape if isinstance(shape, list) and len(shape) <= container.MAX_DIMENSIONS else [None]
-    if any(type(size) is not int or size < 0 for size in sizes) or not isinstance(notes, dict) or step < 0:
+    if (
+        any(type(size) is not int or size < 0 for size in sizes)
+        or not isinstance(notes, dict)
+        or "layout" in notes
+        or step < 0
+    ):
         raise FrameError(
             f"expected a shape of at most {container.MAX_DIMENSIONS} sizes, notes and a step in the metadata"
         )

@@ -75,11 +75,11 @@ def tensor_of(data: BytesLike, dtype: torch.dtype) -> torch.Tensor:
     item size or a boolean is neither 0 nor 1.
     """
     view = memoryview(data)
-    array = np.frombuffer(view if view.nbytes else b"", dtype=np.uint8)
-    if array.size % dtype.itemsize:
-        raise FrameError(f"expected a whole number of {dtype.itemsize}-byte elements, found {array.size} bytes")
-    if not array.size:
+    if view.nbytes % dtype.itemsize:
+        raise FrameError(f"expected a whole number of {dtype.itemsize}-byte elements, found {view.nbytes} bytes")
+    if not view.nbytes:
         return torch.empty(0, dtype=dtype)
+    array = np.frombuffer(view, dtype=np.uint8)
     flat = torch.from_numpy(array if array.flags.writeable else np.asarray(_Unlocked(array)))
     if flat.data_ptr() % dtype.itemsize:
         flat = flat.clone()

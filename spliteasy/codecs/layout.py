@@ -63,5 +63,8 @@ def unpermuted(tensor: torch.Tensor, layout: Sequence[int]) -> torch.Tensor:
 
 
 def restore(tensor: torch.Tensor, layout: Sequence[int]) -> torch.Tensor:
-    """``tensor``, equal in every element, lying in memory in ``layout``; a copy unless it already does."""
-    return unpermuted(memory_order(tensor, layout), layout)
+    """``tensor``, equal in every element, lying in memory in ``layout``; a copy unless it already does.
+
+    Through the flat form, which also gives dimensions of size 1 the strides that this layout has for them.
+    """
+    return from_flat(to_flat(tensor, layout), tensor.shape, layout)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from spliteasy.codecs.base import BytesCodec, Context, PlaneBound, Planes, TensorCodec, TensorSpec
-from spliteasy.codecs.container import DTYPE_NAMES, DTYPES, bytes_of, tensor_of
+from spliteasy.codecs.container import DTYPE_NAMES, bytes_of, tensor_of
 from spliteasy.errors import CodecError, FrameError, SplitEasyError
 
 __all__ = ["VALUES", "fits", "join", "pack", "receive", "shaped", "split"]
@@ -68,6 +68,8 @@ def pack(plane: torch.Tensor, codecs: Sequence[BytesCodec]) -> tuple[torch.Tenso
     The note holds dtype and number of elements, then the size in bytes after every codec but the last.
     """
     raw = bytes_of(plane)
+    if not raw.nbytes:
+        return None
     data: np.ndarray[Any, Any] = np.frombuffer(raw, _array_dtype(plane.dtype))
     sizes: list[int] = []
     for codec in codecs:
@@ -107,21 +109,21 @@ def _unpack(name: str, plane: torch.Tensor, note: Any, bound: PlaneBound, codecs
     """One plane out of its bytes. Every size in the note is checked before any codec sees it."""
     if (
         not isinstance(note, list | tuple)
+        or not codecs
         or len(note) != len(codecs) + 1
         or any(type(number) is not int or number < 0 for number in note[1:])
-        or DTYPES.get(str(note[0])) is not bound.dtype
+        or note[0] != DTYPE_NAMES[bound.dtype]
         or note[1] > bound.max_numel
     ):
-        raise FrameError(
-            f"plane {name!r} is noted as {note!r}; expected {bound} and a size for each bytes codec but the last"
-        )
+        expected = f"{DTYPE_NAMES[bound.dtype]!r}, at most {bound.max_numel} elements"
+        raise FrameError(f"plane {name!r} is not noted as {expected}, and a size for each bytes codec but the last")
     sizes = [note[1] * bound.dtype.itemsize, *note[2:]]
     if plane.dtype is not torch.uint8 or plane.numel() >= sizes[0]:
         raise FrameError(
             f"expected plane {name!r} as fewer than {sizes[0]} bytes, found {plane.numel()} of {plane.dtype}"
         )
     if any(after > codec.bound(before) for codec, before, after in zip(codecs, sizes, sizes[1:], strict=False)):
-        raise FrameError(f"plane {name!r} is noted as {note!r}: a codec cannot have made that many bytes")
+        raise FrameError(f"plane {name!r} is noted with sizes {sizes}, which these codecs cannot have made")
     data = bytes_of(plane)
     for place, codec in reversed(list(enumerate(codecs))):
         dtype = np.dtype(np.uint8) if place else _array_dtype(bound.dtype)

@@ -35,7 +35,7 @@ _registered: dict[str, type[Codec]] = {Raw.name: Raw}
 
 class CodecRow(NamedTuple):
     """One line of ``spliteasy codecs``. ``kind`` is ``tensor`` or ``bytes``, or ``broken`` for a codec that does not
-    load; its ``summary`` then says why. ``origin`` is the distribution it came with."""
+    load; its ``summary`` then says why. ``origin`` is the distribution it came with, ``example`` a notation to try."""
 
     name: str
     kind: str
@@ -43,6 +43,7 @@ class CodecRow(NamedTuple):
     lossless: bool
     summary: str
     citation: str
+    example: str
 
 
 def list_codecs() -> list[str]:
@@ -58,9 +59,11 @@ def describe_codecs() -> list[CodecRow]:
         try:
             found = get(name)
         except CodecError as error:
-            rows.append(CodecRow(name, "broken", origin, False, str(error), ""))
+            rows.append(CodecRow(name, "broken", origin, False, str(error), "", ""))
         else:
-            rows.append(CodecRow(name, found.kind, origin, found.lossless, found.summary, found.citation))
+            rows.append(
+                CodecRow(name, found.kind, origin, found.lossless, found.summary, found.citation, found.example or name)
+            )
     return rows
 
 
@@ -88,20 +91,19 @@ def register(name: str, cls: type[Codec]) -> None:
     if name in _entry_points() or (taken is not None and _home(taken) != _home(cls)):
         owner = _origin(_entry_points()[name]) if taken is None else _home(taken)
         raise CodecError(f"two codecs are named {name!r}: one of {owner} and one of {_home(cls)}; choose another name")
+    cls.name = name
     _registered[name] = cls
 
 
 def _check(name: str, cls: object, source: str) -> type[Codec]:
-    """``cls``, a codec that can be built and that is called ``name``."""
+    """``cls``, if it is a codec that can be built and that may be called ``name``."""
     if not (isinstance(cls, type) and issubclass(cls, TensorCodec | BytesCodec)):
         raise CodecError(f"{source}: expected a subclass of TensorCodec or BytesCodec, found {cls!r}")
     if inspect.isabstract(cls):
         raise CodecError(f"{source}: {cls.__name__} lacks {', '.join(sorted(cls.__abstractmethods__))}")
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise CodecError(f"{source}: expected a name of letters, digits and underscores, found {name!r}")
-    if "name" not in vars(cls):
-        cls.name = name
-    if cls.name != name:
+    if vars(cls).get("name", name) != name:
         raise CodecError(f"{source}: {cls.__name__} calls itself {cls.name!r}; its attribute `name` must be {name!r}")
     return cls
 
@@ -113,7 +115,9 @@ def _load(entry: EntryPoint) -> type[Codec]:
         cls = entry.load()
     except Exception as error:
         raise CodecError(f"{source} does not load: {type(error).__name__}: {error}; install what it needs") from error
-    return _check(entry.name, cls, source)
+    checked = _check(entry.name, cls, source)
+    checked.name = entry.name
+    return checked
 
 
 def _entry_points() -> dict[str, EntryPoint]:
