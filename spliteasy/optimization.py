@@ -76,7 +76,7 @@ class Updater:
     def check_gradients(self) -> None:
         """Raise `NonFiniteError` if a gradient holds NaN or infinity."""
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        if gradients and not math.isfinite(sum(gradient.sum() for gradient in gradients)):  # type: ignore[arg-type]
+        if gradients and not math.isfinite(torch.nn.utils.get_total_norm(gradients)):
             for name, parameter in self.parameters.items():
                 if parameter.grad is not None and not all_finite(parameter.grad):
                     raise NonFiniteError(

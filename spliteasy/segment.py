@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import fx, nn
 from spliteasy.boundary import Boundary
 from spliteasy.program import Mode
 
-__all__ = ["Segment", "segment_graph"]
+__all__ = ["Segment", "evaluating", "segment_graph"]
 
 
 class Segment(nn.Module):
@@ -61,6 +62,19 @@ class Segment(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Segment:
         raise TypeError("A segment shares its layers with the model: copy the model and split the copy.")
+
+
+@contextmanager
+def evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Eval mode for a while. Layers that were in eval mode before (frozen batch norms, say) stay in it afterwards."""
+    training = [inner for module in modules for inner in module.modules() if inner.training]
+    for inner in training:
+        inner.training = False
+    try:
+        yield
+    finally:
+        for inner in training:
+            inner.training = True
 
 
 def segment_graph(mode: Mode, lo: int, hi: int) -> fx.Graph:

@@ -28,6 +28,7 @@ from spliteasy.optimization import (
 )
 from spliteasy.runlog import Evaluation, RunLog, StepRecord, Stopwatch
 from spliteasy.seeding import StepRandom, preserved
+from spliteasy.segment import Segment, evaluating
 from spliteasy.server.opening import SessionConfig, boundary_digest
 from spliteasy.server.session import Commit, Session, specs
 from spliteasy.splitting import Split
@@ -87,7 +88,8 @@ class Trainer:
         self._require_open()
         check_batch(self.split, self.loss_name, x, y)
         step, watch, sizes = self._finished.step + 1, Stopwatch(), dict[str, Bytes]()
-        self.split.train()
+        if not (self.split.model.training and self.split.a.training):
+            self.split.train()
         buffers = [(buffer, buffer.clone()) for segment in self._own_segments() for buffer in segment.buffers()]
         try:
             with preserved(), torch.enable_grad():
@@ -138,16 +140,12 @@ class Trainer:
         self._require_open()
         total, correct, samples = 0.0, 0, 0
         counted = True
-        self.split.eval()
-        try:
+        with evaluating([self.split.model, *self._own_segments()]), preserved(), torch.no_grad():
             for x, y in loader:
                 check_batch(self.split, self.loss_name, x, y)
-                with preserved(), torch.no_grad():
-                    loss, right = self._score(x, y)
+                loss, right = self._score(x, y)
                 total, samples = total + loss * len(x), samples + len(x)
                 counted, correct = counted and right is not None, correct + (right or 0)
-        finally:
-            self.split.train()
         if not samples:
             raise TrainingError("Expected batches to evaluate, found none.")
         return Evaluation(total / samples, correct / samples if counted else None, samples, self._finished.step)
@@ -319,13 +317,14 @@ class Trainer:
             backward=self.backward,
             seed=self.seed,
             frozen=[name for name, parameter in b.named_parameters() if not parameter.requires_grad],
+            evaluating=[name for name, module in b.named_modules() if b.training and not module.training],
             norms=self.clip_norm is not None,
             digest=boundary_digest(self.split),
         )
         weights = dict([*b.named_parameters(), *b.named_buffers()])
         return HTTP(server, config.to_dict(), weights, link=link, timeout=timeout)
 
-    def _own_segments(self) -> list[nn.Module]:
+    def _own_segments(self) -> list[Segment]:
         """The segments on the device: A, and C if there is one."""
         return [segment for segment in (self.split.a, self.split.c) if segment is not None]
 

@@ -25,7 +25,7 @@ class SessionConfig:
     """Everything but the weights: the network by name, the cuts, chains, optimizer, loss (single split) and seed.
 
     ``digest`` fingerprints the boundaries as the device's libraries trace them; ``frozen`` names B's parameters that
-    are not trained; ``norms`` asks for gradient norms with every step, which clipping needs.
+    are not trained, ``evaluating`` its layers that stay in eval mode; ``norms`` asks for gradient norms with every step, which clipping needs.
     """
 
     model: str
@@ -40,6 +40,7 @@ class SessionConfig:
     backward: str
     seed: int
     frozen: list[str]
+    evaluating: list[str]
     norms: bool
     digest: str
 
@@ -57,7 +58,7 @@ class SessionConfig:
         kinds = {
             "model": str, "arguments": dict, "cuts": list, "input_shape": list, "input_dtype": str, "dtype": str,
             "codecs": dict, "optimizer": dict, "loss": (str, type(None)), "backward": str, "seed": int, "frozen": list,
-            "norms": bool, "digest": str,
+            "evaluating": list,            "norms": bool, "digest": str,
         }  # fmt: skip
         names = [field.name for field in fields(cls)]
         if not isinstance(value, dict) or set(value) != set(names):
@@ -89,6 +90,10 @@ def open_session(config: SessionConfig, weights: Mapping[str, torch.Tensor], all
     _give(dict([*result.b.named_parameters(), *result.b.named_buffers()]), weights)
     for name, parameter in result.b.named_parameters():
         parameter.requires_grad_(name not in config.frozen and parameter.is_floating_point())
+    result.b.train()
+    for name, module in result.b.named_modules():
+        if name in config.evaluating:
+            module.training = False
     return Session(
         result.b,
         result.routes,

@@ -21,7 +21,7 @@ from spliteasy.codecs.base import TensorSpec
 from spliteasy.errors import DataError, FrameError, NonFiniteError, SessionError
 from spliteasy.optimization import Loss, Updater, correct_predictions
 from spliteasy.seeding import STATE_BYTES, StepRandom, preserved
-from spliteasy.segment import Segment
+from spliteasy.segment import Segment, evaluating
 from spliteasy.splitting import Route
 from spliteasy.wire import Codecs, Frame, Message, Streams
 
@@ -90,7 +90,8 @@ class Session:
         if step != self._committed + 1:
             raise SessionError(f"Expected step {self._committed + 1}, found step {step}. Start the trainer again.")
         self._batch = _batch_of(header)
-        self.segment.train()
+        if not self.segment.training:
+            self.segment.train()
         self._buffers = [(buffer, buffer.clone()) for buffer in self.segment.buffers()]
         self._step = step
         message = self._decode(frame, "activations", step, True)
@@ -132,8 +133,7 @@ class Session:
         self.settle(Commit.of(header.get("commit")))
         self._batch = _batch_of(header)
         message = self._decode(frame, "activations", -1, False)
-        self.segment.eval()
-        with preserved(), torch.no_grad():
+        with evaluating([self.segment]), preserved(), torch.no_grad():
             run = self._run(message)
             if self.loss is None:
                 tensors = [run.tensors_out[slot] for slot in self.routes[False].down]
