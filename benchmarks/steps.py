@@ -88,9 +88,12 @@ def raw_frames(url: str) -> None:
     split = se.split(se.load_model("resnet18", num_classes=10), ("maxpool", "layer1"))
     with se.Trainer(split, server=url) as trainer:
         record = trainer.step(se.data.photos(2, 224), torch.arange(2))
-    print("\nraw messages:", ", ".join(
-        f"{name} {size.raw / 1e6:.2f} MB × {size.http / size.raw:.6f}" for name, size in record.bytes.items()
-    ))
+    print(
+        "\nraw messages:",
+        ", ".join(
+            f"{name} {size.raw / 1e6:.2f} MB × {size.http / size.raw:.6f}" for name, size in record.bytes.items()
+        ),
+    )
 
 
 def _unsplit(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> Step:

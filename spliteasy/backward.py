@@ -133,4 +133,3 @@ class _Enter(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> Any:
         ctx.receive(gradients)
         return (None, None, *[None] * len(gradients))
-

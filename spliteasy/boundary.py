@@ -138,8 +138,8 @@ class Boundary:
 def _rule(name: str, tensor: torch.Tensor, batch: int, twin: torch.Tensor, other_batch: int) -> SlotRule:
     if tensor.ndim != twin.ndim:
         raise SplitError(
-            f"The tensor '{name}' has {tensor.ndim} dimensions for a batch of {batch} and {twin.ndim} for {other_batch}; "
-            "expected the same number. Split elsewhere."
+            f"Expected '{name}' with as many dimensions for any batch, found {tensor.ndim} for a batch of {batch} and "
+            f"{twin.ndim} for {other_batch}. Split elsewhere."
         )
     slope = tuple((b - a) // (other_batch - batch) for a, b in zip(tensor.shape, twin.shape, strict=True))
     base = tuple(a - s * batch for a, s in zip(tensor.shape, slope, strict=True))
@@ -175,8 +175,9 @@ def _to_json(value: Any, name: str) -> Scalar:
         return {"dtype": str(value).removeprefix("torch.")}
     if isinstance(value, torch.device):
         return {"device": str(value)}
-    raise SplitError(f"Expected tensors, numbers and shapes at the cut, found {type(value).__name__} in '{name}'. "
-                     "Split elsewhere.")
+    raise SplitError(
+        f"Expected tensors, numbers and shapes at the cut, found {type(value).__name__} in '{name}'. Split elsewhere."
+    )
 
 
 def _from_json(value: Scalar) -> Any:

@@ -17,14 +17,15 @@ _IGNORED = -100
 
 
 def check_batch(split: Split, loss: Any, x: torch.Tensor, y: torch.Tensor) -> None:
-    """Raise `DataError` for a batch that does not fit the network or its labels, `NonFiniteError` for NaN or infinity."""
+    """Raise `DataError` for a batch that does not fit the network, `NonFiniteError` for one with NaN or infinity."""
     for name, value in (("inputs", x), ("labels", y)):
         if not isinstance(value, torch.Tensor):
             raise DataError(f"Expected {name} as a torch.Tensor, found {type(value).__name__}.")
     expected = f"(batch, {', '.join(map(str, split.input_shape))})"
     if x.ndim == 0 or tuple(x.shape[1:]) != split.input_shape:
         raise DataError(
-            f"Expected inputs of shape {expected}, found {tuple(x.shape)}. Resize them, or split with another input_shape."
+            f"Expected inputs of shape {expected}, found {tuple(x.shape)}. Resize them, or split with another "
+            "input_shape."
         )
     if len(x) == 0:
         raise DataError(f"Expected a batch of 1 or more samples of shape {expected}, found an empty one.")
@@ -45,6 +46,6 @@ def _check_labels(y: torch.Tensor, classes: int) -> None:
     if bool(wrong.any()):
         place = int(wrong.reshape(-1).nonzero()[0])
         raise DataError(
-            f"Expected labels from 0 to {classes - 1}, found {int(y.reshape(-1)[place])} at position {place} of the batch. "
-            f"Load the network with num_classes={int(y.max()) + 1}, or renumber the labels."
+            f"Expected labels from 0 to {classes - 1}, found {int(y.reshape(-1)[place])} at position {place} of the "
+            f"batch. Load the network with num_classes={int(y.max()) + 1}, or renumber the labels."
         )

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from spliteasy import __version__
 from spliteasy.errors import SplitEasyError
@@ -14,7 +15,7 @@ __all__ = ["main"]
 
 _EXAMPLES = """examples:
   spliteasy lab                                             open JupyterLab on the explorer
-  spliteasy demo                                            train digits split and unsplit, and compare (under two minutes)
+  spliteasy demo                                            train digits unsplit and split, compare (under two minutes)
   spliteasy cuts resnet50 --batch 32                        every place to cut, and what would cross there
   spliteasy measure "topk(0.1) | fp16 | zstd(1)"            what a chain saves on the activations of real photographs
   spliteasy serve --port 8765                               a server for devices on this machine
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="spliteasy",
-        description="Split learning: cut any network, train it across a device and a server, see what crosses the wire.",
+        description="Split learning: cut any network, train it across a device and a server, see what crosses.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -81,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="run a server that holds segment B for devices")
     serve.add_argument("--host", default="127.0.0.1",
-                       help="address to listen on (default: 127.0.0.1, this machine only; the protocol is not encrypted)")  # fmt: skip
+                       help="address to listen on; nothing is encrypted (default: 127.0.0.1, this machine only)")  # fmt: skip
     serve.add_argument("--port", type=int, default=8765, help="port to listen on, 0 for a free one (default: 8765)")
     serve.add_argument("--threads", type=int, default=None, help="threads that compute (default: as torch chooses)")
     serve.add_argument("--allow", action="append", default=[], metavar="PACKAGE.MODULE:FACTORY",
@@ -166,7 +167,11 @@ def _measure(options: argparse.Namespace, given: Sequence[str]) -> None:
     print(f"{options.model} at {options.at}: {'·'.join(map(str, tensor.shape))}, {tensor.nbytes / 1e6:.2f} MB raw")
     rows = [measure(chain, tensor).to_dict() for chain in options.chains]
     table = pandas.DataFrame(rows)
-    print(table.drop(columns=["shape", "raw_bytes"], errors="ignore").to_string(index=False, float_format="{:,.4g}".format))
+    print(
+        table.drop(columns=["shape", "raw_bytes"], errors="ignore").to_string(
+            index=False, float_format="{:,.4g}".format
+        )
+    )
 
 
 def _serve(options: argparse.Namespace, given: Sequence[str]) -> None:
@@ -186,6 +191,7 @@ def _serve(options: argparse.Namespace, given: Sequence[str]) -> None:
 
 def _train(options: argparse.Namespace, given: Sequence[str]) -> None:
     import torch
+    from torch.utils.data import Dataset
 
     from spliteasy import data
     from spliteasy.errors import DataError
@@ -196,6 +202,8 @@ def _train(options: argparse.Namespace, given: Sequence[str]) -> None:
 
     shape = input_size_of(options.model)
     size = options.size or shape[1]
+    train: Dataset[Any]
+    test: Dataset[Any]
     if options.data == "digits":
         train, test = data.digits()
         if shape != (1, 8, 8):

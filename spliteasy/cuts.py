@@ -100,8 +100,9 @@ class Cuts(Sequence[Cut]):
             return self._by_name[key]
         inside = [cut for cut in self._cuts if cut.name.startswith(f"{key}.")]
         if not inside:
-            raise CutError(f"Expected one of the {len(self)} cuts of {self.network}, found {key!r}."
-                           f"{suggest(key, self._by_name)}")
+            raise CutError(
+                f"Expected one of the {len(self)} cuts of {self.network}, found {key!r}.{suggest(key, self._by_name)}"
+            )
         return inside[-1]
 
     def __contains__(self, item: object) -> bool:
@@ -111,7 +112,7 @@ class Cuts(Sequence[Cut]):
         return iter(self._cuts)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """One row a cut: name, operation, shapes, tensors, bytes, parameters and multiply-accumulates on either side."""
+        """One row a cut: name, operation, shapes, bytes, and parameters and multiply-accumulates on either side."""
         import pandas
 
         return pandas.DataFrame(
@@ -270,7 +271,9 @@ def _kind(node: fx.Node, model: nn.Module) -> str:
         return "input"
     if node.op == "call_module":
         return type(model.get_submodule(str(node.target))).__name__
-    return str(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)).strip("_")
+    return str(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)).strip(
+        "_"
+    )
 
 
 def _share(before: int, after: int) -> str:

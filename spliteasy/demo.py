@@ -29,6 +29,13 @@ _COMPRESSED = Codecs(
     output_gradients="fp16 | zstd(1)",
     input_gradients="topk(0.25) | fp16 | zstd(1)",
 )
+_STYLES = {
+    "no split": (8.0, "-"),
+    "single split, raw": (4.0, "-"),
+    "double split, raw": (1.4, "-"),
+    "single split, compressed": (1.6, "--"),
+    "double split, compressed": (1.6, "--"),
+}
 _SHOWN = ("device", "server", "wire")
 
 
@@ -82,13 +89,18 @@ def demo(picture: Path, epochs: int = 3) -> list[Result]:
     print("Starting a server process ...", flush=True)
     results = []
     with LocalServer() as server:
-        print(f"Server at {server.url}. Training digits_cnn on scikit-learn's digits, {epochs} epochs each.", flush=True)
+        print(
+            f"Server at {server.url}. Training digits_cnn on scikit-learn's digits, {epochs} epochs each.", flush=True
+        )
         for run in RUNS:
             results.append(run_one(run, server.url, epochs))
     print(f"\n{table(results)}\n")
     for result in results[1:3]:
         same = all(torch.equal(value, result.weights[name]) for name, value in results[0].weights.items())
-        print(f"{result.run.name}: weights {'equal the unsplit ones to the bit' if same else 'DIFFER from the unsplit ones'}")
+        print(
+            f"{result.run.name}: the trained weights "
+            f"{'equal the unsplit ones to the bit' if same else 'DIFFER from the unsplit ones'}"
+        )
     figure(results).savefig(picture, dpi=150)
     print(f"picture: {picture}")
     return results
@@ -128,7 +140,9 @@ def table(results: Sequence[Result]) -> str:
         )
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = [
-        "  ".join(text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in [head, *rows]
     ]
     note = "seconds: of the whole training, and where they were spent; sizes: HTTP bytes a step, headers included"
@@ -139,14 +153,13 @@ def figure(results: Sequence[Result]) -> Figure:
     """Loss by step of every run; bytes a step by message."""
     from matplotlib.figure import Figure
 
-    colors = ("#444444", "#1b9e77", "#7570b3", "#66c2a5", "#b3a2d8")
+    colors = ("#d0d0d0", "#1b9e77", "#3f007d", "#66c2a5", "#b3a2d8")
     result_figure = Figure(figsize=(12, 4.2), layout="constrained")
     loss, sizes = result_figure.subplots(1, 2)
     for result, color in zip(results, colors, strict=True):
         smooth = torch.tensor(result.log.losses).unfold(0, 10, 1).mean(1)
-        style = {"no split": (6.0, "-"), "compressed": (1.6, "--")}.get(result.run.name.split(", ")[-1], (2.2, "-"))
-        alpha = 0.25 if not result.run.cuts else 1.0
-        loss.plot(smooth, color=color, lw=style[0], ls=style[1], alpha=alpha, label=result.run.name)
+        width, dash = _STYLES[result.run.name]
+        loss.plot(smooth, color=color, lw=width, ls=dash, label=result.run.name)
     loss.set(title="Training loss (mean of 10 steps)", xlabel="step", ylabel="cross-entropy", yscale="log")
     loss.legend(frameon=False, fontsize=9)
     split_runs = [result for result in results if result.run.cuts]
@@ -157,7 +170,11 @@ def figure(results: Sequence[Result]) -> Figure:
         left = [a + b for a, b in zip(left, values, strict=True)]
     for place, (result, end) in enumerate(zip(split_runs, left, strict=True)):
         sizes.text(end, place, f"  {100 * (result.test.accuracy or 0):.1f} % right", va="center", fontsize=9)
-    sizes.set(title="What one step sends, and the test accuracy", xlabel="kB a step (HTTP, batch 32)", xlim=(0, 1.3 * max(left)))
+    sizes.set(
+        title="What one step sends, and the test accuracy",
+        xlabel="kB a step (HTTP, batch 32)",
+        xlim=(0, 1.3 * max(left)),
+    )
     sizes.invert_yaxis()
     sizes.legend(frameon=False, fontsize=9, loc="lower right")
     for axes in (loss, sizes):

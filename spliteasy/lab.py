@@ -66,7 +66,9 @@ def copy_notebooks(folder: Path) -> int:
         for path in new:
             shutil.copyfile(path, folder / path.name)
     except OSError as error:
-        raise SplitEasyError(f"Expected to write the notebooks to {folder}, found {error}. Name another folder.") from error
+        raise SplitEasyError(
+            f"Expected to write the notebooks to {folder}, found {error}. Name another folder."
+        ) from error
     return len(new)
 
 

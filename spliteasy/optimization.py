@@ -93,7 +93,7 @@ class Updater:
         }
 
     def apply(self, learning_rate: float | None = None, clip: torch.Tensor | None = None) -> None:
-        """One update with ``learning_rate``, the gradients multiplied by ``clip`` first; then the gradients are gone."""
+        """One update with ``learning_rate``, the gradients multiplied by ``clip`` first and forgotten afterwards."""
         if self.optimizer is None:
             return
         for group in self.optimizer.param_groups:

@@ -109,9 +109,7 @@ def _attribute(network: nn.Module, target: str) -> Any:
     return getattr(network.get_submodule(parent), name)
 
 
-def _run_on_zeros(
-    node: fx.Node, trace: Trace, model: nn.Module, args: Any, kwargs: Any, reason: Exception
-) -> Any:
+def _run_on_zeros(node: fx.Node, trace: Trace, model: nn.Module, args: Any, kwargs: Any, reason: Exception) -> Any:
     """The output's shape of a module whose Python looks at values: a copy of it runs on zeros."""
 
     def zeros(value: Any) -> Any:
@@ -144,11 +142,11 @@ class _CheapBatchNorm(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _MacCounter(TorchDispatchMode):
+class _MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what ``torch.utils.flop_counter`` knows; two floating-point operations are one multiply-accumulate."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.macs = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

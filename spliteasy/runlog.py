@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["PHASES", "Evaluation", "RunLog", "StepRecord", "Stopwatch"]
 
 PHASES = (
-    "a_forward", "encode", "transfer", "link", "b_forward", "decode", "c", "b_backward", "a_backward", "update", "total",
+    "a_forward", "encode", "transfer", "link", "b_forward", "decode",
+    "c", "b_backward", "a_backward", "update", "total",
 )  # fmt: skip
-"""The phases of a step: what the device computes (A, C, its update, encoding and decoding), what the server computes (B),
-what the call took beyond that (`transfer`), and what an emulated link added (`link`)."""
+"""The phases of a step: what the device computes (A, C, its update, encoding and decoding), what the server computes
+(B), what the calls took beyond that (`transfer`), and what an emulated link added (`link`)."""
 
 _COLORS = {"a_forward": "#1b9e77", "a_backward": "#66c2a5", "c": "#a6d854", "update": "#c7e9c0", "encode": "#fdbf6f",
            "decode": "#ff7f00", "transfer": "#bdbdbd", "link": "#636363", "b_forward": "#7570b3",
@@ -110,7 +111,7 @@ class RunLog(Sequence[StepRecord]):
         return [record.loss for record in self.records]
 
     def to_pandas(self) -> pandas.DataFrame:
-        """One row a step: loss, samples, learning rate, ``seconds.PHASE``, ``bytes.MESSAGE.KIND`` (raw, frame, http)."""
+        """One row a step: loss, samples, learning rate, ``seconds.PHASE``, ``bytes.MESSAGE.KIND``."""
         import pandas
 
         rows = []
@@ -130,7 +131,7 @@ class RunLog(Sequence[StepRecord]):
         return pandas.DataFrame(rows)
 
     def summary(self) -> pandas.DataFrame:
-        """Mean bytes a step by message and in total, and the saving: raw over what was sent (HTTP, or frames in-process)."""
+        """Mean bytes a step by message and in total; the saving is raw over what was sent (HTTP, frames in-process)."""
         import pandas
 
         rows = {}

@@ -46,7 +46,7 @@ class StepRandom:
             # Not torch.manual_seed: without CUDA it records a stack trace for a lazy call, which costs more than a
             # small segment computes.
             torch.default_generator.manual_seed(step_seed(seed, step))
-            if torch.cuda.is_initialized():
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
                 torch.cuda.manual_seed_all(step_seed(seed, step))
         self._start = torch.get_rng_state()
         self._continued = continued is not None

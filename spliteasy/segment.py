@@ -58,7 +58,9 @@ class Segment(nn.Module):
         count = sum(parameter.numel() for parameter in self.parameters())
         if not self.operations:
             return f"Segment {self.letter}: nothing between the cuts"
-        return f"Segment {self.letter}: {self._first} … {self._last} ({self.operations} operations, {count:,} parameters)"
+        return (
+            f"Segment {self.letter}: {self._first} … {self._last} ({self.operations} operations, {count:,} parameters)"
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Segment:
         raise TypeError("A segment shares its layers with the model: copy the model and split the copy.")

@@ -64,9 +64,7 @@ class Split:
             training: [_boundary(program, training, cut, other) for cut in cuts] for training in (True, False)
         }
         letters = "ABC"[: len(cuts) + 1]
-        segments = [
-            _segment(program, letter, index, spans, boundaries) for index, letter in enumerate(letters)
-        ]
+        segments = [_segment(program, letter, index, spans, boundaries) for index, letter in enumerate(letters)]
         self.a: Segment = segments[0]
         self.b: Segment | None = segments[1] if len(segments) > 1 else None
         self.c: Segment | None = segments[2] if len(segments) > 2 else None
@@ -172,9 +170,7 @@ def _boundary(program: Program, training: bool, cut: str, other: int) -> Boundar
     mode = program.mode(training)
     nodes = mode.alive(mode.position[cut])
     names = [mode.names[mode.nodes.index(node)] for node in nodes]
-    return Boundary(
-        nodes, names, mode.propagation.values, program.batch, program.values_at(training, other), other
-    )
+    return Boundary(nodes, names, mode.propagation.values, program.batch, program.values_at(training, other), other)
 
 
 def _segment(
@@ -231,9 +227,7 @@ def _route(mode: Mode, spans: list[tuple[int, int]], boundaries: list[Boundary])
     lo, hi = spans[1]
     read, mutated = _read(mode, lo, hi), _mutated(mode, lo, hi)
     first = boundaries[0]
-    up = tuple(
-        slot for slot, tensor in enumerate(first.tensors) if id(tensor) in read or storage_of(tensor) in mutated
-    )
+    up = tuple(slot for slot, tensor in enumerate(first.tensors) if id(tensor) in read or storage_of(tensor) in mutated)
     down, kept = [], {}
     for slot, tensor in enumerate(boundaries[1].tensors if len(boundaries) == 2 else []):
         before = first.slot_of(tensor)
@@ -252,9 +246,9 @@ def _refuse_aliases(mode: Mode, spans: list[tuple[int, int]], boundaries: list[B
         for rule, storage in zip(boundary.slots, boundary.storages, strict=True):
             if storage in owners and storage in changed_later:
                 raise SplitError(
-                    f"'{owners[storage]}' and '{rule.name}' share memory at this cut, and an operation behind it changes "
-                    "it in place, which the other would not see on the other side. Cut after that operation, or make it "
-                    "not in-place."
+                    f"'{owners[storage]}' and '{rule.name}' share memory at this cut, and an operation behind it "
+                    "changes it in place, which the other would not see on the other side. Cut after that operation, or "
+                    "make it not in-place."
                 )
             owners[storage] = rule.name
 
@@ -264,9 +258,9 @@ def _refuse_what_cannot_be_exact(program: Program, spans: dict[bool, list[tuple[
         mode = program.mode(training)
         if mode.trace.random_constants:
             raise SplitError(
-                f"The forward of {type(program.model).__name__} draws random numbers while it is traced; split, it would "
-                "repeat the same ones in every step. Draw them in a module of its own that reads self.training, or make "
-                "their shape follow from the input (torch.rand_like(x))."
+                f"The forward of {type(program.model).__name__} draws random numbers while it is traced; split, it "
+                "would repeat the same ones in every step. Draw them in a module of its own that reads self.training, "
+                "or make their shape follow from the input (torch.rand_like(x))."
             )
         users: dict[int, tuple[str, bool]] = {}
         for index, (lo, hi) in enumerate(spans[training]):
@@ -275,8 +269,8 @@ def _refuse_what_cannot_be_exact(program: Program, spans: dict[bool, list[tuple[
                 owner, elsewhere = users.setdefault(id(tensor), (target, on_server))
                 if elsewhere != on_server:
                     raise SplitError(
-                        f"'{owner}' and '{target}' are the same parameter or buffer, used on the device and on the server; "
-                        "two copies trained apart would not equal one. Cut so that both uses fall on one side."
+                        f"'{owner}' and '{target}' are the same parameter or buffer, used on the device and on the "
+                        "server; two copies trained apart would not equal one. Cut so that both uses fall on one side."
                     )
 
 
@@ -304,6 +298,11 @@ def _refuse_input_at_boundary(program: Program, cuts: tuple[str, ...]) -> None:
                 if any(storage_of(t) == source for t in tensors_in(mode.propagation.values[node])):
                     raise SplitError(
                         f"At the cut '{cut}' the input itself is still alive, and in a double split inputs stay on the "
-                        f"device. Cut after '{mode.names[mode.dies()[0]] if mode.dies()[0] < len(mode.names) else 'it'}'"
-                        ", the last operation that reads it, or use a single split."
+                        f"device. Cut after '{_last_reader(mode)}', the last operation that reads it, or use a single "
+                        "split."
                     )
+
+
+def _last_reader(mode: Mode) -> str:
+    last = mode.dies()[0]
+    return mode.names[last] if last < len(mode.names) else mode.names[-1]

@@ -84,7 +84,7 @@ class Trainer:
         self.log = RunLog(repr(split).splitlines()[0])
 
     def step(self, x: torch.Tensor, y: torch.Tensor) -> StepRecord:
-        """One training step on inputs ``x`` (batch, *input_shape) and labels ``y``; both stay here in a double split."""
+        """One training step on ``x`` (batch, *input_shape) and labels ``y``; in a double split both stay here."""
         self._require_open()
         check_batch(self.split, self.loss_name, x, y)
         step, watch, sizes = self._finished.step + 1, Stopwatch(), dict[str, Bytes]()
@@ -295,9 +295,9 @@ class Trainer:
         recipe = recipe_of(self.split.model)
         if recipe is None:
             raise SplitError(
-                f"A server builds a network by name, and this {type(self.split.model).__name__} was not loaded by name, or "
-                'was changed since. Load it with se.load_model("package.module:factory"), start the server with '
-                "`spliteasy serve --allow package.module:factory`, or train in this process with server=None."
+                f"A server builds a network by name, and this {type(self.split.model).__name__} was not loaded by "
+                'name, or was changed since. Load it with se.load_model("package.module:factory"), start the server '
+                "with `spliteasy serve --allow package.module:factory`, or train in this process with server=None."
             )
         if single and not isinstance(self.loss_name, str):
             raise SplitError(
@@ -340,7 +340,9 @@ class Trainer:
 
     def _require_open(self) -> None:
         if self._closed:
-            raise TrainingError("This trainer is closed: its session has ended. Make a new Trainer; the model keeps its weights.")
+            raise TrainingError(
+                "This trainer is closed: its session has ended. Make a new Trainer; the model keeps its weights."
+            )
 
 
 _Outcome = tuple[float, float, dict[str, torch.Tensor]]
@@ -350,9 +352,7 @@ _Outcome = tuple[float, float, dict[str, torch.Tensor]]
 class _Calls:
     """The calls of one step: encode, send, receive, decode; with the seconds and bytes of each."""
 
-    def __init__(
-        self, trainer: Trainer, step: int, batch: int, watch: Stopwatch, sizes: dict[str, Bytes]
-    ) -> None:
+    def __init__(self, trainer: Trainer, step: int, batch: int, watch: Stopwatch, sizes: dict[str, Bytes]) -> None:
         self.trainer, self.step, self.batch, self.watch, self.sizes = trainer, step, batch, watch, sizes
         self.answer = Message("", [])
 
@@ -371,7 +371,9 @@ class _Calls:
         message = Message("activations", [a.tensors_out[s] for s in route.up], a.scalars_out, plain, meta)
         trainer._streams.begin()
         if not training:
-            self._exchange(message, lambda frame: _transport(trainer).evaluate(frame), *self._outputs(training), training)
+            self._exchange(
+                message, lambda frame: _transport(trainer).evaluate(frame), *self._outputs(training), training
+            )
         elif split.c is None:
             self._exchange(message, self._send_forward, "input_gradients", first, route.up)
         else:
@@ -418,7 +420,9 @@ class _Calls:
             self.watch.add(phase, float(seconds))
         self.watch.add("link", reply.link)
         self.watch.add("transfer", watch.seconds["call"] - reply.link - sum(theirs.values()))
-        raw = sum(t.numel() * t.dtype.itemsize for t in [*self.answer.tensors, *self.answer.plain.values()] if t is not None)
+        raw = sum(
+            t.numel() * t.dtype.itemsize for t in [*self.answer.tensors, *self.answer.plain.values()] if t is not None
+        )
         self.sizes[message.name] = Bytes(frame.raw, frame.nbytes, reply.sent)
         self.sizes[expect] = Bytes(raw, reply.frame.nbytes, reply.received)
 

@@ -25,7 +25,7 @@ from spliteasy.errors import ConnectionLost, ProtocolError, ServerError, SplitEa
 from spliteasy.link import Link
 from spliteasy.server.session import Commit, Session
 from spliteasy.weights import load_tensors, save_tensors, unflatten_state
-from spliteasy.wire import Frame
+from spliteasy.wire import Frame, empty_buffer
 
 __all__ = ["HTTP", "InProcess", "Reply", "Transport"]
 
@@ -167,7 +167,9 @@ class HTTP:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            raise ProtocolError(f"Expected JSON from {self.url}{path}, found {bytes(body[:80])!r}. Is it another server?")
+            raise ProtocolError(
+                f"Expected JSON from {self.url}{path}, found {bytes(body[:80])!r}. Is it another server?"
+            )
         return answer
 
     def _call(self, method: str, path: str, pieces: Sequence[bytes | memoryview]) -> tuple[memoryview, int, int]:
@@ -228,7 +230,7 @@ class _Connection:
             return memoryview(response.read(_JOINED))
         if length > _MAX_BODY:
             raise http.client.HTTPException(f"a body of {length} bytes")
-        buffer = memoryview(torch.empty(length, dtype=torch.uint8).numpy())  # PyTorch's allocator aligns to 64 bytes
+        buffer = empty_buffer(length)
         filled = 0
         while filled < length:
             count = response.readinto(buffer[filled:])
@@ -256,7 +258,7 @@ class _CountingClient(http.client.HTTPConnection):
     def connect(self) -> None:
         super().connect()
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.sock = _CountingSocket(self.sock, self)  # type: ignore[assignment]
+        self.sock = _CountingSocket(self.sock, self)
 
 
 class _CountingSocket:

@@ -22,7 +22,7 @@ from spliteasy.codecs.chain import Chain, codec
 from spliteasy.codecs.finite import all_finite
 from spliteasy.errors import CodecError, FrameError, NonFiniteError, TrainingError
 
-__all__ = ["MESSAGES", "Bytes", "Codecs", "Frame", "Message", "Streams", "as_codecs"]
+__all__ = ["MESSAGES", "Bytes", "Codecs", "Frame", "Message", "Streams", "as_codecs", "empty_buffer"]
 
 MESSAGES = ("activations", "outputs", "output_gradients", "input_gradients")
 """The four messages of a step, in order: A→B, B→C, C→B, B→A."""
@@ -128,7 +128,7 @@ class Streams:
         self._pairs: dict[tuple[str, int], dict[str, Any]] = {}
 
     def begin(self) -> None:
-        """Start a step: proposals that were not committed are dropped, and so is what messages shared with gradients."""
+        """Start a step: drop proposals that were not committed, and what messages shared with their gradients."""
         self._proposed, self._pairs = {}, {}
 
     def commit(self) -> None:
@@ -191,9 +191,10 @@ class Streams:
         groups: dict[int, dict[str, torch.Tensor]] = {slot: {} for slot in range(len(expected))}
         message = Message(name, [], header.pop("scalars", ()), {}, header)
         for key, plane in frame.planes.items():
-            slot, _, inner = key.partition(":")
-            if slot.isdecimal() and inner and int(slot) in groups and described[int(slot)] is not None:
-                groups[int(slot)][inner] = plane
+            number, _, inner = key.partition(":")
+            slot = int(number) if number.isdecimal() and len(number) < 9 else -1
+            if inner and slot in groups and described[slot] is not None:
+                groups[slot][inner] = plane
             elif key in found:
                 message.plain[key] = plane
             else:
@@ -256,13 +257,16 @@ class Streams:
         if training:
             self._proposed[name, slot] = state
         pair = self._pairs.setdefault((_SIDE[name], slot), {}) if training else {}
-        return Context(
-            message=name, training=training, step=step, seed=self.seed, tensor=slot, pair=pair, state=state
-        )
+        return Context(message=name, training=training, step=step, seed=self.seed, tensor=slot, pair=pair, state=state)
+
+
+def empty_buffer(length: int) -> memoryview:
+    """Memory to receive a frame into, at a multiple of 64 bytes."""
+    return container.bytes_of(torch.empty(length, dtype=torch.uint8))
 
 
 def _aligned(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor at an address that is a multiple of 64 bytes, as PyTorch allocates: some matrix kernels round by it."""
+    """The tensor at a multiple of 64 bytes, as PyTorch allocates: the rounding of some matrix kernels depends on it."""
     return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone(memory_format=torch.preserve_format)
 
 

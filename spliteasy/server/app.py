@@ -19,7 +19,7 @@ from spliteasy.server.opening import SessionConfig, open_session
 from spliteasy.server.session import Commit, Session
 from spliteasy.server.store import SessionStore
 from spliteasy.weights import flatten_state, load_tensors, save_tensors
-from spliteasy.wire import Frame
+from spliteasy.wire import Frame, empty_buffer
 
 __all__ = ["create_app"]
 
@@ -39,10 +39,12 @@ def create_app(
 ) -> Flask:
     """The Flask application. All torch work runs on one compute thread of its own, with ``threads`` of OpenMP's.
 
-    Two threads that compute would each get an OpenMP pool, and the pools disturb each other: a step takes twice as long.
+    Two threads that compute would each get an OpenMP pool, and the pools disturb each other: steps take twice as long.
     """
     app = Flask("spliteasy")
-    compute = ThreadPoolExecutor(1, "compute", initializer=lambda: torch.set_num_threads(threads or torch.get_num_threads()))
+    compute = ThreadPoolExecutor(
+        1, "compute", initializer=lambda: torch.set_num_threads(threads or torch.get_num_threads())
+    )
 
     def computed(work: Callable[[], T]) -> T:
         return compute.submit(work).result()
@@ -136,7 +138,7 @@ def _body(limit: int) -> memoryview:
     length = request.content_length
     if length is None or length > limit:
         raise FrameError(f"Expected a body of a stated length up to {limit} bytes, found {length}.")
-    buffer = memoryview(torch.empty(length, dtype=torch.uint8).numpy())
+    buffer = empty_buffer(length)
     stream, filled = request.environ["wsgi.input"], 0
     while filled < length:
         piece = stream.read(min(_PIECE, length - filled))

@@ -25,7 +25,8 @@ class SessionConfig:
     """Everything but the weights: the network by name, the cuts, chains, optimizer, loss (single split) and seed.
 
     ``digest`` fingerprints the boundaries as the device's libraries trace them; ``frozen`` names B's parameters that
-    are not trained, ``evaluating`` its layers that stay in eval mode; ``norms`` asks for gradient norms with every step, which clipping needs.
+    are not trained, ``evaluating`` its layers that stay in eval mode; ``norms`` asks for gradient norms with every
+    step, which clipping needs.
     """
 
     model: str
@@ -55,7 +56,7 @@ class SessionConfig:
             value = json.loads(text)
         except (ValueError, RecursionError):
             value = None
-        kinds = {
+        kinds: dict[str, type | tuple[type, ...]] = {
             "model": str, "arguments": dict, "cuts": list, "input_shape": list, "input_dtype": str, "dtype": str,
             "codecs": dict, "optimizer": dict, "loss": (str, type(None)), "backward": str, "seed": int, "frozen": list,
             "evaluating": list,            "norms": bool, "digest": str,
@@ -65,7 +66,9 @@ class SessionConfig:
             raise FrameError(f"Expected a session's configuration with {', '.join(names)}; found {_keys(value)}.")
         for name, kind in kinds.items():
             if not isinstance(value[name], kind):
-                raise FrameError(f"Expected another type of {name} in the session's configuration; found {value[name]!r}.")
+                raise FrameError(
+                    f"Expected another type of {name} in the session's configuration; found {value[name]!r}."
+                )
         if not all(type(size) is int and 0 < size <= 1 << 20 for size in value["input_shape"]):
             raise FrameError(f"Expected an input shape of whole numbers, found {value['input_shape']}.")
         if not 1 <= len(value["cuts"]) <= 2 or not all(isinstance(cut, str) for cut in value["cuts"]):

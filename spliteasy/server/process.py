@@ -65,7 +65,9 @@ def serve(
     try:
         server.prepare()
     except OSError as error:
-        raise ServerError(f"Expected to listen on {host}:{port}, found {error}. Choose another --port, or 0.") from error
+        raise ServerError(
+            f"Expected to listen on {host}:{port}, found {error}. Choose another --port, or 0."
+        ) from error
     print(f"{_READY}http://{host}:{server.bind_addr[1]}", flush=True)
     if stop_with is not None:
         threading.Thread(target=_stop_at_end, args=(stop_with, server), daemon=True).start()
@@ -209,4 +211,3 @@ def reexecute_with_settings(arguments: Sequence[str]) -> None:
     if sys.platform != "linux" or all(name in os.environ for name in SETTINGS):
         return
     os.execve(sys.executable, [sys.executable, "-m", "spliteasy", *arguments], server_environment())
-

@@ -234,5 +234,7 @@ def _batch_of(header: dict[str, Any]) -> int:
 def _generator_state(message: Message) -> torch.Tensor | None:
     state = message.plain.get("generator")
     if state is not None and (state.dtype != torch.uint8 or tuple(state.shape) != (STATE_BYTES,)):
-        raise FrameError(f"Expected a generator state of {STATE_BYTES} bytes, found {state.dtype} {tuple(state.shape)}.")
+        raise FrameError(
+            f"Expected a generator state of {STATE_BYTES} bytes, found {state.dtype} {tuple(state.shape)}."
+        )
     return state

@@ -66,8 +66,8 @@ class SessionStore:
             entry = self._entries.get(identifier)
             if entry is None:
                 raise SessionError(
-                    f"There is no session {identifier!r}: it was closed, or was idle for {self.idle_seconds:.0f} s, or the "
-                    "server was started again. Open a new one."
+                    f"There is no session {identifier!r}: it was closed, or was idle for {self.idle_seconds:.0f} s, or "
+                    "the server was started again. Open a new one."
                 )
             if not hmac.compare_digest(entry.token.encode(), token.encode()):
                 raise TokenError("The token does not open this session. Send the one that opening it returned.")
