@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="run a server that holds segment B for devices")
     serve.add_argument("--host", default="127.0.0.1",
-                       help="address to listen on; nothing is encrypted (default: 127.0.0.1, this machine only)")  # fmt: skip
+                       help="address to listen on, unencrypted (default: 127.0.0.1, this machine only)")  # fmt: skip
     serve.add_argument("--port", type=int, default=8765, help="port to listen on, 0 for a free one (default: 8765)")
     serve.add_argument("--threads", type=int, default=None, help="threads that compute (default: as torch chooses)")
     serve.add_argument("--allow", action="append", default=[], metavar="PACKAGE.MODULE:FACTORY",

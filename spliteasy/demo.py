@@ -151,10 +151,10 @@ def table(results: Sequence[Result]) -> str:
 
 def figure(results: Sequence[Result]) -> Figure:
     """Loss by step of every run; bytes a step by message."""
-    from matplotlib.figure import Figure
+    from spliteasy.pictures import Picture
 
     colors = ("#d0d0d0", "#1b9e77", "#3f007d", "#66c2a5", "#b3a2d8")
-    result_figure = Figure(figsize=(12, 4.2), layout="constrained")
+    result_figure = Picture(figsize=(12, 4.2), layout="constrained")
     loss, sizes = result_figure.subplots(1, 2)
     for result, color in zip(results, colors, strict=True):
         smooth = torch.tensor(result.log.losses).unfold(0, 10, 1).mean(1)

@@ -158,9 +158,9 @@ class RunLog(Sequence[StepRecord]):
 
     def plot(self) -> Figure:
         """Three pictures side by side: loss by step, seconds by phase, bytes by message (raw beside sent)."""
-        from matplotlib.figure import Figure
+        from spliteasy.pictures import Picture
 
-        figure = Figure(figsize=(12, 3.6), layout="constrained")
+        figure = Picture(figsize=(12, 3.6), layout="constrained")
         loss, seconds, sizes = figure.subplots(1, 3, width_ratios=(1.2, 1, 1.2))
         loss.plot([record.step for record in self.records], self.losses, color="#1b9e77")
         loss.set(title="Loss", xlabel="step", ylabel="loss")

@@ -247,7 +247,7 @@ def _refuse_aliases(mode: Mode, spans: list[tuple[int, int]], boundaries: list[B
             if storage in owners and storage in changed_later:
                 raise SplitError(
                     f"'{owners[storage]}' and '{rule.name}' share memory at this cut, and an operation behind it "
-                    "changes it in place, which the other would not see on the other side. Cut after that operation, or "
+                    "changes it in place, which the other would not see across the wire. Cut after that operation, or "
                     "make it not in-place."
                 )
             owners[storage] = rule.name

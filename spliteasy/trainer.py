@@ -105,6 +105,9 @@ class Trainer:
             raise
         self._streams.commit()
         self._finished = Commit(step, self.learning_rate, None if clip is None else float(clip))
+        if isinstance(self._transport, InProcess):  # the model is here: let it be up to date after every step
+            with watch.phase("update"):
+                self._transport.commit(self._finished)
         record = StepRecord(step, loss, len(x), watch.finish(), sizes, self.learning_rate, error)
         self.log.records.append(record)
         return record
