@@ -1,0 +1,373 @@
+"""The explorer's widgets without a browser: what a front end would set is set here, and what it would show is read."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import ipywidgets
+import pytest
+import torch
+from torch import nn
+
+import spliteasy
+import spliteasy.explorer.notebook as notebook
+import spliteasy.explorer.view as view_module
+from spliteasy.explorer import explore
+from spliteasy.explorer.notebook import Explorer
+from spliteasy.explorer.trial import Trial
+from spliteasy.explorer.view import View
+
+
+def shown(explorer: Explorer) -> View:
+    explorer.widget  # noqa: B018  (makes it)
+    assert explorer._view is not None
+    return explorer._view
+
+
+@pytest.fixture
+def explorer() -> Iterator[Explorer]:
+    explorer = explore("resnet18", batch=32, at="maxpool")
+    yield explorer
+    explorer.close()
+
+
+@pytest.fixture
+def view(explorer: Explorer) -> View:
+    return shown(explorer)
+
+
+def test_it_is_made_of_core_widgets_and_shows_the_numbers(explorer: Explorer, view: View) -> None:
+    assert "25.7 MB" in view.bars.value and "32·56·56·64 = 6,422,528 values" in view.facts.value
+    assert not any(isinstance(widget, ipywidgets.Output) for widget in view_module._all_widgets(view.box))
+    assert view.model.value == "resnet18" and len(view.model.options) > 1000
+    assert (view.input_shape.value, view.batch.value, view.num_classes.value) == ("3×224×224", 32, 1000)
+    assert repr(explorer) == "Explorer: resnet18, single split after maxpool (25.7 MB), batch 32"
+
+
+def test_each_control_changes_the_state_and_the_picture(explorer: Explorer, view: View) -> None:
+    state = explorer.state
+    view.batch.value = 16
+    assert state.batch == 16 and "12.8 MB" in view.bars.value
+    view.input_shape.value = "112"
+    assert state.input_shape == (3, 112, 112) and "3.21 MB" in view.bars.value
+    view.num_classes.value = 10
+    assert state.classes == 10
+    view.link.value = "3g"
+    assert state.link == "3g" and "Mbit/s" in view.facts.value and "0.768" in view.facts.value
+    view.log.value = True
+    assert state.log
+    view.one.value = 0
+    assert state.chosen[0].name == "input" and "the inputs themselves" in view.facts.value
+    view.places[0][0].value = 4
+    assert state.chosen[0].name == "maxpool" and view.one.value == 4 and view.places[0][1].value == "maxpool"
+    view.places[0][1].value = "layer1.1.relu_1"
+    assert state.chosen[0].name == "layer1.1.relu_1" and view.one.value == state.first
+    view.model.value = "densenet121"
+    assert state.model == "densenet121" and view.one.max == len(state.cuts) - 1
+    assert view.places[0][1].options == tuple(state.cuts.names)
+    assert view.problem.value == ""
+
+
+def test_the_state_moves_the_controls(explorer: Explorer, view: View) -> None:
+    drawn: list[str] = []
+    view.bars.observe(lambda change: drawn.append(change["new"]), "value")
+    explorer.state.update(model="vgg11", batch=8, mode="double", chain="fp16", link="lan")
+    assert (view.model.value, view.batch.value, view.mode.value) == ("vgg11", 8, "double")
+    assert (view.chain.value, view.preset.value, view.link.value) == ("fp16", "fp16", "lan")
+    assert view.two.value == explorer.state.at and len(drawn) == 1
+
+
+def test_moving_a_cut_draws_once(explorer: Explorer, view: View) -> None:
+    drawn: list[str] = []
+    view.bars.observe(lambda change: drawn.append(change["new"]), "value")
+    for index in (5, 6, 7):
+        view.one.value = index
+    assert len(drawn) == 3
+
+
+def test_a_moved_cut_answers_fast() -> None:
+    explorer = explore("densenet201")
+    view = shown(explorer)
+    seconds = []
+    for index in range(20, 40):
+        started = time.perf_counter()
+        view.one.value = index
+        seconds.append(time.perf_counter() - started)
+    assert sorted(seconds)[10] < 0.1
+    explorer.close()
+
+
+@pytest.mark.parametrize(("control", "bad", "message"), [
+    ("model", "resnet5", "Did you mean"),
+    ("model", "", "no network"),
+    ("batch", 0, "1 or more samples, found 0"),
+    ("num_classes", 0, "classes"),
+    ("num_classes", -4, "classes"),
+    ("input_shape", "big", "input size"),
+    ("input_shape", "7, 224, 224", "conv1"),
+    ("chain", "zstd(1) | fp16", "fp16 | zstd(1)"),
+    ("chain", "shrink", "there is no codec"),
+])
+def test_bad_input_is_told_and_the_last_good_state_stays(
+    explorer: Explorer, view: View, control: str, bad: Any, message: str
+) -> None:
+    before, picture, facts = explorer.state.trait_values(), view.bars.value, view.facts.value
+    getattr(view, control).value = bad
+    assert message in _plain(view.problem.value) and 'role="alert"' in view.problem.value
+    assert explorer.state.trait_values() == before
+    assert (view.bars.value, view.facts.value) == (picture, facts)
+    assert getattr(view, control).value == bad  # to be corrected, not typed again
+    view.one.value = 6
+    assert view.problem.value == "" and getattr(view, control).value != bad
+
+
+def test_an_unknown_cut_name_is_told(explorer: Explorer, view: View) -> None:
+    view.places[0][1].value = "maxpol"
+    assert "maxpool" in _plain(view.problem.value) and explorer.state.first == 4
+
+
+def test_errors_that_are_not_ours_show_their_traceback(view: View) -> None:
+    with mock.patch.object(view_module, "bars_html", side_effect=[ZeroDivisionError("<oops>"), "", ""]):
+        view.one.value = 7
+    assert "ZeroDivisionError" in view.problem.value and "&lt;oops&gt;" in view.problem.value
+
+
+def test_callbacks_print_nothing(view: View) -> None:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        view.model.value = "nothing"
+        view.mode.value = "double"
+        view.batch.value = -1
+    assert out.getvalue() == ""
+
+
+def test_two_handles_cannot_make_an_invalid_double_split(explorer: Explorer, view: View) -> None:
+    view.mode.value = "double"
+    state, end = explorer.state, len(explorer.state.cuts) - 1
+    assert (view.one.layout.display, view.two.layout.display) == ("none", None)
+    assert view.two.min == state.first_private == 1 and view.two.max == end
+    view.two.value = (10, 30)
+    view.two.value = (30, 30)  # the lower handle came
+    assert state.at == (30, 31) == view.two.value
+    view.two.value = (10, 31)
+    view.two.value = (10, 10)  # the upper handle came
+    assert state.at == (9, 10) == view.two.value
+    view.two.value = (9, end)
+    view.two.value = (end, end)
+    assert state.at == (end - 1, end) == view.two.value
+    view.two.value = (1, end)
+    view.two.value = (1, 1)
+    assert state.at == (1, 2) == view.two.value
+    view.places[0][0].value = 20
+    assert state.at == (20, 21)
+    view.places[1][0].value = 6
+    assert state.at == (5, 6)
+    view.places[1][1].value = "flatten"
+    assert state.chosen[1].name == "flatten" and view.problem.value == ""
+    view.mode.value = "single"
+    assert (view.one.layout.display, view.two.layout.display) == (None, "none")
+    assert view.places[1][0].layout.display == "none"
+
+
+def test_a_network_that_cannot_be_split_twice_says_so() -> None:
+    explorer = explore(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), input_shape=(3, 2, 2))
+    view = shown(explorer)
+    view.mode.value = "double"
+    assert "single split" in _plain(view.problem.value) and view.mode.value == "single"
+    assert view.num_classes.disabled and view.model.options[0] == "Sequential (yours)"
+    view.model.value = "digits_cnn"
+    assert not view.num_classes.disabled
+    explorer.close()
+
+
+def test_the_handles_stand_under_the_bars(view: View) -> None:
+    left = float(re.findall(r"\* ([\d.]+)\)", view.one.layout.margin)[1])
+    assert left == pytest.approx(0.5 / (view.one.max + 1), abs=1e-6)
+
+
+def test_measure_shows_a_row_for_each_chain(explorer: Explorer, view: View) -> None:
+    view.model.value = "digits_cnn"
+    view.preset.value = "raw"
+    view.measure.click()
+    _wait(view)
+    assert "raw" in view.trials.value and "measured in" in view.progress.value
+    view.chain.value = "fp16 | zstd(1)"
+    assert view.preset.value == "fp16 | zstd(1)"
+    view.measure.click()
+    _wait(view)
+    assert view.trials.value.count("<code>activations</code>") == 2
+    view.chain.value = "fp16 | fp16"
+    assert view.preset.value == "your own"
+    view.one.value = 2
+    assert "Nothing measured" in view.trials.value
+
+
+def test_cancel_stops_a_measurement(explorer: Explorer, view: View) -> None:
+    view.model.value = "vgg11"
+    view.one.value = view.one.max - 3
+    view.stop.click()
+    assert "Nothing is being measured" in view.progress.value
+    view.measure.click()
+    assert "se-busy" in view.progress.value
+    view.measure.click()
+    assert "Still measuring" in view.progress.value
+    view.stop.click()
+    assert _wait(view) < 3
+    assert "Cancelled" in view.progress.value and "Nothing measured" in view.trials.value
+    assert "se-busy" not in view.progress.value
+
+
+def test_a_measurement_that_fails_says_why() -> None:
+    explorer = explore(nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)), input_shape=(8,), at="1")
+    view = shown(explorer)
+    view.measure.click()
+    _wait(view)
+    assert "se.measure" in _plain(view.progress.value) and 'role="alert"' in view.progress.value
+    explorer.close()
+
+
+def test_the_worker_writes_to_no_control(explorer: Explorer, view: View) -> None:
+    view.model.value = "digits_cnn"
+    written: dict[str, set[object]] = {"worker": set(), "callback": set()}
+    main = threading.current_thread()
+
+    def note(widget: Any) -> Callable[[Any], None]:
+        def noted(change: Any) -> None:
+            written["callback" if threading.current_thread() is main else "worker"].add(widget)
+
+        return noted
+
+    for widget in view_module._all_widgets(view.box):
+        widget.observe(note(widget))
+    view.measure.click()
+    _wait(view)
+    assert written["worker"] == {view.progress, view.trials}
+
+
+def test_a_cell_shows_widgets_a_page_a_picture_and_words(explorer: Explorer) -> None:
+    bundle = explorer._repr_mimebundle_()
+    assert set(bundle) == {"application/vnd.jupyter.widget-view+json", "text/html", "image/png", "text/plain"}
+    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+    assert "6,422,528 values" in bundle["text/html"] and "<table>" in bundle["text/html"]
+    assert sum(map(len, map(str, bundle.values()))) < 250_000
+    assert explorer.figure().axes[0].get_title(loc="left").startswith("resnet18")
+
+
+def test_running_a_cell_again_closes_what_it_showed() -> None:
+    with _cell("a", "run 1"):
+        first, second = explore("digits_cnn"), explore("digits_cnn")
+        views = shown(first), shown(second)
+    with _cell("b", "run 2"):
+        other = explore("digits_cnn")
+        shown(other)
+    before = len(_living())
+    assert first._view is not None and second._view is not None
+    with _cell("a", "run 3"):
+        third = explore("digits_cnn")
+    assert first._view is None and second._view is None and other._view is not None
+    assert all(view.box.comm is None for view in views)
+    shown(third)
+    assert len(_living()) < before
+    for explorer in (third, other):
+        explorer.close()
+
+
+def test_twenty_runs_leave_nothing_behind() -> None:
+    counts = []
+    for run in range(20):
+        with _cell("again", f"run {run}"):
+            explorer = explore("digits_cnn")
+            explorer._repr_mimebundle_()
+        counts.append((len(_living()), threading.active_count()))
+    assert len(set(counts[1:])) == 1
+    explorer.close()
+
+
+def test_measure_can_be_waited_for(explorer: Explorer, view: View) -> None:
+    explorer.state.update(model="digits_cnn", chain="fp16")
+    trial = explorer.measure()
+    assert isinstance(trial, Trial) and "<code>fp16</code>" in view.trials.value
+
+
+@pytest.mark.parametrize("arguments", [
+    {"model": "digits_cnn", "at": ("pool", "dropout"), "batch": 4},
+    {"model": "densenet121", "input_shape": (3, 64, 64), "batch": 2, "num_classes": 7,
+     "at": ("features.denseblock1.denselayer1.conv1", "features.denseblock1.denselayer4.conv2")},
+    {"model": "resnet18", "input_shape": (3, 64, 96), "at": "layer1.0.conv1"},
+])
+def test_the_snippet_computes_the_same_numbers(arguments: dict[str, Any]) -> None:
+    explorer = explore(**arguments)
+    explorer.state.update(chain="topk(0.1) | fp16")
+    printed: list[tuple[Any, ...]] = []
+    state = torch.get_rng_state()
+    try:
+        exec(compile(explorer.snippet(), "snippet", "exec"), {"print": lambda *words: printed.append(words)})
+    finally:
+        torch.set_rng_state(state)
+    facts, cuts = explorer.state.facts, explorer.state.chosen
+    for words, cut in zip(printed, cuts, strict=False):
+        assert words == (cut.name, cut.shapes, cut.nbytes, cut.params_before, cut.macs_before)
+    assert printed[len(cuts)][1] == pytest.approx(facts.seconds)
+    for row in explorer.measure().messages:
+        found = [words[1] for words in printed[len(cuts) + 1:] if words[0] == row.message]
+        assert len(found) == row.tensors
+        assert sum(measured.raw_bytes for measured in found) == row.raw_bytes
+        assert sum(measured.frame_bytes for measured in found) == row.frame_bytes
+        assert min(measured.cosine for measured in found) == row.cosine
+
+
+def test_a_snippet_for_a_module_of_your_own_leaves_it_to_you() -> None:
+    explorer = explore(nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)), input_shape=(8,), at="1")
+    assert "model = ...  # your Sequential" in explorer.snippet()
+
+
+def test_only_the_view_knows_ipywidgets_and_nothing_knows_pyplot() -> None:
+    package = Path(spliteasy.__file__).parent
+    pattern = re.compile(r"^\s*(import|from) ipywidgets", re.MULTILINE)
+    users = [path for path in package.rglob("*.py") if pattern.search(path.read_text())]
+    assert [path.relative_to(package).as_posix() for path in users] == ["explorer/view.py"]
+    for path in (package / "explorer").glob("*.py"):
+        assert not re.search(r"(import|from) .*pyplot", path.read_text())
+
+
+def _wait(view: View, limit: float = 60) -> float:
+    started = time.monotonic()
+    assert view._worker is not None
+    view._worker.join(limit)
+    assert not view._worker.is_alive()
+    return time.monotonic() - started
+
+
+def _plain(html: str) -> str:
+    import html as escapes
+
+    return escapes.unescape(re.sub(r"<[^>]+>", "", html))
+
+
+def _living() -> list[Any]:
+    return list(ipywidgets.widgets.widget._instances.values())
+
+
+@contextlib.contextmanager
+def _cell(cell: str, run: str) -> Iterator[None]:
+    """As if a cell of a notebook ran."""
+    shell = mock.Mock()
+    shell.get_parent.return_value = {"metadata": {"cellId": cell}, "header": {"msg_id": run}}
+    with mock.patch("IPython.get_ipython", return_value=shell):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_cell_remembered() -> Iterator[None]:
+    notebook._opened.clear()
+    yield
+    notebook._opened.clear()
