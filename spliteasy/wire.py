@@ -187,18 +187,19 @@ class Streams:
             raise FrameError(f"Expected {len(expected)} tensors in {name}, found {_count(described)}.")
         found = header.pop("plain", [])
         if not isinstance(found, list) or not set(map(str, found)) <= set(plain):
-            raise FrameError(f"Expected no planes beside the tensors but {sorted(plain)}, found {found!r}.")
-        groups: dict[int, dict[str, torch.Tensor]] = {slot: {} for slot in range(len(expected))}
+            raise FrameError(f"Expected no planes beside the tensors but {sorted(plain)}, found {_brief(found)}.")
+        groups: dict[str, dict[str, torch.Tensor]] = {
+            str(slot): {} for slot, entry in enumerate(described) if entry is not None
+        }  # by the one way to write a slot's number
         message = Message(name, [], header.pop("scalars", ()), {}, header)
         for key, plane in frame.planes.items():
             number, _, inner = key.partition(":")
-            slot = int(number) if number.isdecimal() and len(number) < 9 else -1
-            if inner and slot in groups and described[slot] is not None:
-                groups[slot][inner] = plane
+            if inner and number in groups:
+                groups[number][inner] = plane
             elif key in found:
                 message.plain[key] = plane
             else:
-                raise FrameError(f"The frame of {name} holds a plane {key!r} that belongs to no tensor of it.")
+                raise FrameError(f"The frame of {name} holds a plane {_brief(key)} that belongs to no tensor of it.")
         if set(message.plain) != set(found):
             raise FrameError(f"The frame of {name} lacks planes that its header names: {sorted(found)}.")
         tensors: list[torch.Tensor | None] = []
@@ -206,7 +207,7 @@ class Streams:
             if entry is None:
                 tensors.append(None)
                 continue
-            tensor = self._decoded(name, slot, step, training, spec, entry, groups[slot])
+            tensor = self._decoded(name, slot, step, training, spec, entry, groups[str(slot)])
             tensors.append(_aligned(tensor) if frame.received else tensor)
         message.tensors = tensors
         return message
@@ -227,9 +228,9 @@ class Streams:
         for key, value in agreed.items():
             found = header.pop(key, None) if isinstance(header, dict) else None
             if type(found) is not type(value) or found != value:
-                raise FrameError(f"Expected a frame with {key} {value!r}, as agreed; found {found!r}.")
+                raise FrameError(f"Expected a frame with {key} {value!r}, as agreed; found {_brief(found)}.")
         if not isinstance(header.get("scalars", []), list):
-            raise FrameError(f"Expected a list of scalars in the frame of {name}, found {header['scalars']!r}.")
+            raise FrameError(f"Expected a list of scalars in the frame of {name}, found {_brief(header['scalars'])}.")
         return dict(header)
 
     def _decoded(
@@ -245,7 +246,7 @@ class Streams:
         stated = (entry.get("shape"), entry.get("dtype")) if isinstance(entry, dict) else None
         agreed = (list(spec.shape or ()), container.DTYPE_NAMES[spec.dtype])
         if stated != agreed:
-            raise FrameError(f"Expected tensor {slot} of {name} as {agreed}, as agreed; found {stated}.")
+            raise FrameError(f"Expected tensor {slot} of {name} as {agreed}, as agreed; found {_brief(stated)}.")
         notes = {key: value for key, value in entry.items() if key not in ("shape", "dtype")}
         context = self._context(name, slot, step, training)
         tensor = self.codecs.chain(name).decode_planes(planes, notes, spec, context)
@@ -280,7 +281,13 @@ def _require_finite(tensor: torch.Tensor, name: str, slot: int) -> None:
 
 
 def _count(described: Any) -> str:
-    return str(len(described)) if isinstance(described, list) else repr(described)
+    return str(len(described)) if isinstance(described, list) else _brief(described)
+
+
+def _brief(found: Any) -> str:
+    """What a frame claims, short enough for a message: a header may have a megabyte."""
+    text = repr(found)
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def as_codecs(codecs: Codecs | Chain | Codec | str | None) -> Codecs:
