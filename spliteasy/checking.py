@@ -37,15 +37,25 @@ def check_batch(split: Split, loss: Any, x: torch.Tensor, y: torch.Tensor) -> No
         raise NonFiniteError("Expected finite inputs, found NaN or infinity in the batch. Look at how it was loaded.")
     if not all_finite(y):
         raise NonFiniteError("Expected finite labels, found NaN or infinity in the batch. Look at how they were made.")
-    if loss in _CLASS_LOSSES and split.classes is not None and not y.is_floating_point():
-        _check_labels(y, split.classes)
+    if isinstance(loss, str) and loss in _CLASS_LOSSES and split.classes is not None:
+        _check_classes(y, len(x), split.classes, loss)
 
 
-def _check_labels(y: torch.Tensor, classes: int) -> None:
+def _check_classes(y: torch.Tensor, batch: int, classes: int, loss: str) -> None:
+    """Labels as numbers of classes, for an output of shape (batch, classes)."""
+    if loss == "cross_entropy" and y.is_floating_point() and tuple(y.shape) == (batch, classes):
+        return  # a probability for each class
+    if tuple(y.shape) != (batch,) or y.dtype not in (torch.int64, torch.uint8):
+        raise DataError(
+            f"Expected labels of shape ({batch},) and torch.int64 for {loss}, found {tuple(y.shape)} {y.dtype}. Give "
+            "the number of each sample's class, y.long()."
+        )
     wrong = ((y < 0) | (y >= classes)) & (y != _IGNORED)
     if bool(wrong.any()):
-        place = int(wrong.reshape(-1).nonzero()[0])
+        place = int(wrong.nonzero()[0])
+        highest = int(y.max())
+        advice = f"Load the network with num_classes={highest + 1}, or renumber" if highest >= classes else "Renumber"
         raise DataError(
-            f"Expected labels from 0 to {classes - 1}, found {int(y.reshape(-1)[place])} at position {place} of the "
-            f"batch. Load the network with num_classes={int(y.max()) + 1}, or renumber the labels."
+            f"Expected labels from 0 to {classes - 1}, found {int(y[place])} at position {place} of the batch. "
+            f"{advice} the labels."
         )

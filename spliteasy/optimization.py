@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -12,9 +15,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from spliteasy.codecs.finite import all_finite
-from spliteasy.errors import NonFiniteError, TrainingError, suggest
+from spliteasy.errors import DataError, NonFiniteError, TrainingError, suggest
 
-__all__ = ["Loss", "Updater", "check_optimizer", "correct_predictions", "make_loss"]
+__all__ = [
+    "Loss",
+    "Updater",
+    "check_learning_rate",
+    "check_optimizer",
+    "correct_predictions",
+    "global_clip",
+    "make_loss",
+    "scalar_loss",
+]
 
 Loss = Callable[[Any, torch.Tensor], torch.Tensor]
 """Takes the network's output and the labels, returns a scalar."""
@@ -30,22 +42,67 @@ _LOSSES = sorted(
 
 
 def make_loss(loss: str | Loss) -> Loss:
-    """A function of `torch.nn.functional` by name, or the callable itself. Raises `TrainingError` for another name."""
+    """A function of `torch.nn.functional` by name, or the callable itself. Raises `TrainingError` for another name.
+
+    A named loss that refuses a batch raises `DataError` with both shapes; what a callable raises is its own.
+    """
     if callable(loss):
         return loss
-    if loss not in _LOSSES:
+    if not isinstance(loss, str) or loss not in _LOSSES:
         raise TrainingError(
             f"Expected loss as one of torch.nn.functional's ({', '.join(_LOSSES)}) or a callable, found {loss!r}."
             f"{suggest(str(loss), _LOSSES)}"
         )
     function: Loss = getattr(F, loss)
-    return function
+
+    @functools.wraps(function)
+    def named(output: Any, labels: torch.Tensor) -> torch.Tensor:
+        try:
+            return function(output, labels)
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            raise DataError(
+                f"Expected an output and labels that the loss {loss!r} takes, found {_described(output)} and "
+                f"{_described(labels)}: {type(error).__name__}: {error}"
+            ) from error
+
+    return named
+
+
+def scalar_loss(loss: Any) -> torch.Tensor:
+    """A loss as it is. Raises `TrainingError` unless it is one number in a tensor, `NonFiniteError` if not finite."""
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        raise TrainingError(
+            f"Expected the loss as a tensor with one number, found {_described(loss)}. Take the mean over the batch."
+        )
+    if not bool(torch.isfinite(loss)):
+        raise NonFiniteError(
+            f"Expected a finite loss, found {float(loss.detach())}. The step was given up and no parameter changed; "
+            "lower the learning rate, or look at the inputs and labels."
+        )
+    return loss
+
+
+def check_learning_rate(value: Any) -> float:
+    """The learning rate as a float. Raises `TrainingError` unless it is a finite number of zero or more."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 <= value <= sys.float_info.max:
+        raise TrainingError(f"Expected a learning rate, a finite number of 0 or more; found {value!r}.")
+    return float(value)
 
 
 def check_optimizer(config: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of ``{"name": ..., **arguments}`` that is known to build. Raises `TrainingError` if it would not."""
     if not isinstance(config, Mapping) or not isinstance(config.get("name"), str):
         raise TrainingError(f'Expected optimizer as {{"name": "SGD", "lr": 0.01}}, found {config!r}.')
+    if "lr" in config:
+        check_learning_rate(config["lr"])
+    try:
+        json.dumps(dict(config), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TrainingError(
+            f"Expected finite numbers, strings and lists as arguments of the optimizer, found {dict(config)!r} "
+            f"({error}). Convert tensors and arrays to numbers."
+        ) from error
     Updater({"": nn.Parameter(torch.zeros(1, 1))}, config)
     return dict(config)
 
@@ -93,12 +150,16 @@ class Updater:
         }
 
     def apply(self, learning_rate: float | None = None, clip: torch.Tensor | None = None) -> None:
-        """One update with ``learning_rate``, the gradients multiplied by ``clip`` first and forgotten afterwards."""
+        """One update with ``learning_rate``, the gradients multiplied by ``clip`` first and forgotten afterwards.
+
+        Raises `TrainingError` for a learning rate that is none; nothing has changed then.
+        """
+        rate = None if learning_rate is None else check_learning_rate(learning_rate)
         if self.optimizer is None:
             return
         for group in self.optimizer.param_groups:
-            if learning_rate is not None:
-                group["lr"] = learning_rate
+            if rate is not None:
+                group["lr"] = rate
         if clip is not None:
             for parameter in self.parameters.values():
                 if parameter.grad is not None:
@@ -137,6 +198,11 @@ def correct_predictions(output: Any, labels: torch.Tensor) -> int | None:
     if not classes or labels.is_floating_point():
         return None
     return int((output.argmax(1) == labels).sum())
+
+
+def _described(value: Any) -> str:
+    """A value in an error message: the shape and dtype of a tensor, the type of anything else."""
+    return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, torch.Tensor) else type(value).__name__
 
 
 def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
