@@ -9,7 +9,8 @@ and with which learning rate and clip factor. A step that is repeated or given u
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +19,18 @@ import torch
 from spliteasy.backward import Backward, Pass, backward_method
 from spliteasy.boundary import Boundary
 from spliteasy.codecs.base import TensorSpec
-from spliteasy.errors import DataError, FrameError, NonFiniteError, SessionError
-from spliteasy.optimization import Loss, Updater, correct_predictions
+from spliteasy.errors import DataError, FrameError, SessionError, SplitEasyError, TrainingError
+from spliteasy.optimization import Loss, Updater, check_learning_rate, correct_predictions, scalar_loss
 from spliteasy.seeding import STATE_BYTES, StepRandom, preserved
 from spliteasy.segment import Segment, evaluating
 from spliteasy.splitting import Route
 from spliteasy.wire import Codecs, Frame, Message, Streams
 
-__all__ = ["Commit", "Session"]
+__all__ = ["LARGEST_MESSAGE", "Commit", "Session", "specs"]
+
+LARGEST_MESSAGE = 1 << 32
+"""The most bytes that the tensors of one message may take uncompressed: a frame states its batch, and a compressed
+frame of a few bytes could otherwise ask for any amount of memory."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,12 @@ class Commit:
         if not isinstance(value, dict) or not set(value) <= {"step", "learning_rate", "clip"}:
             raise FrameError(f"Expected a commit with step, learning_rate and clip, found {value!r}.")
         step, rate, clip = value.get("step"), value.get("learning_rate"), value.get("clip")
-        numbers = all(n is None or (isinstance(n, (int, float)) and not isinstance(n, bool)) for n in (rate, clip))
-        if type(step) is not int or step < -1 or not numbers:
-            raise FrameError(f"Expected a commit of whole step and numbers, found {value!r}.")
+        try:
+            rate, clip = (None if number is None else check_learning_rate(number) for number in (rate, clip))
+        except TrainingError:
+            step = None
+        if type(step) is not int or step < -1 or (clip is not None and clip > 1):
+            raise FrameError(f"Expected a commit of a whole step, a learning rate and a clip factor, found {value!r}.")
         return cls(step, rate, clip)
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,7 +106,8 @@ class Session:
         started = time.perf_counter()
         with preserved(), torch.enable_grad():
             random = StepRandom(self.seed, step, _generator_state(message))
-            run = self._run(message)
+            with _explained("the activations"):
+                run = self._run(message)
             state = random.drawn()
             plain = {} if state is None else {"generator": state}
             if self.loss is not None:
@@ -119,11 +128,12 @@ class Session:
             raise SessionError(f"Expected forward of step {step} before its backward. Repeat the step.")
         run, route = self._open, self.routes[True]
         message = self._decode(frame, "output_gradients", step, True)
+        self._open = None  # autograd goes back through a forward once, whatever comes of it
         started = time.perf_counter()
         gradients: list[torch.Tensor | None] = [None] * len(run.tensors_out)
         for slot, gradient in zip(route.back, message.tensors, strict=True):
             gradients[slot] = gradient
-        with preserved():
+        with preserved(), _explained("the output gradients"):
             inputs, error = run.backward(gradients, self._method)
         return self._finish(step, inputs, {"gradient_error": error}, {"b_backward": time.perf_counter() - started})
 
@@ -134,7 +144,8 @@ class Session:
         self._batch = _batch_of(header)
         message = self._decode(frame, "activations", -1, False)
         with evaluating([self.segment]), preserved(), torch.no_grad():
-            run = self._run(message)
+            with _explained("the activations"):
+                run = self._run(message)
             if self.loss is None:
                 tensors = [run.tensors_out[slot] for slot in self.routes[False].down]
                 return self.streams.encode(Message("outputs", tensors, run.scalars_out), -1, False)
@@ -160,7 +171,9 @@ class Session:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Parameters and buffers of B, by the model's own names, as of the last committed step."""
-        return {**dict(self.segment.named_parameters()), **dict(self.segment.named_buffers())}
+        committed = {id(buffer): before for buffer, before in self._buffers}
+        buffers = {name: committed.get(id(buffer), buffer) for name, buffer in self.segment.named_buffers()}
+        return {**dict(self.segment.named_parameters()), **buffers}
 
     def _run(self, message: Message) -> Pass:
         route, training = self.routes[self.segment.training], self.segment.training
@@ -179,11 +192,10 @@ class Session:
 
     def _with_loss(self, step: int, run: Pass, message: Message, started: float) -> Frame:
         assert self.loss is not None
-        loss = self.loss(run.output, message.plain["labels"])
-        if not torch.isfinite(loss):
-            raise NonFiniteError(f"Expected a finite loss, found {float(loss)}. The step was given up.")
+        loss = scalar_loss(self.loss(run.output, message.plain["labels"]))
         forward = time.perf_counter() - started
-        loss.backward()  # type: ignore[no-untyped-call]
+        with _explained("activations and labels"):
+            loss.backward()  # type: ignore[no-untyped-call]
         seconds = {"b_forward": forward, "b_backward": time.perf_counter() - started - forward}
         return self._finish(step, run.input_gradients(), {"loss": float(loss.detach())}, seconds)
 
@@ -205,9 +217,16 @@ class Session:
         slots = route.up if name == "activations" else route.back
         plain = {"activations": ("labels", "generator"), "output_gradients": ()}[name]
         assert boundary is not None
-        message = self.streams.decode(frame, name, step, specs(boundary, slots, self._batch), training, plain)
-        if name == "activations" and self.loss is not None and "labels" not in message.plain:
-            raise FrameError("Expected labels with the activations, since the server holds the loss; found none.")
+        expected = specs(boundary, slots, self._batch)
+        size = sum(spec.nbytes for spec in expected)
+        if size > LARGEST_MESSAGE:
+            raise DataError(
+                f"Expected {name} of at most {LARGEST_MESSAGE} bytes, found a batch of {self._batch}, which takes "
+                f"{size}. Use smaller batches."
+            )
+        message = self.streams.decode(frame, name, step, expected, training, plain)
+        if name == "activations" and self.loss is not None:
+            _check_labels(message.plain.get("labels"), self._batch)
         return message
 
     def _give_up(self) -> None:
@@ -224,6 +243,27 @@ def specs(boundary: Boundary, slots: Sequence[int], batch: int) -> list[TensorSp
     return [TensorSpec.of(boundary.slots[slot].shape(batch), boundary.slots[slot].dtype) for slot in slots]
 
 
+@contextmanager
+def _explained(sent: str) -> Iterator[None]:
+    """Whatever the network's operations trip over in what was sent, as a `DataError`."""
+    try:
+        yield
+    except SplitEasyError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"Expected {sent} that segment B can compute with, found that it cannot: {type(error).__name__}: {error}. "
+            "The step was given up and no parameter changed."
+        ) from error
+
+
+def _check_labels(labels: torch.Tensor | None, batch: int) -> None:
+    if labels is None:
+        raise FrameError("Expected labels with the activations, since the server holds the loss; found none.")
+    if labels.ndim and len(labels) != batch:
+        raise DataError(f"Expected a label for each of the {batch} samples, found {len(labels)}.")
+
+
 def _batch_of(header: dict[str, Any]) -> int:
     batch = header.get("batch")
     if type(batch) is not int or not 1 <= batch <= 1 << 24:
@@ -237,4 +277,9 @@ def _generator_state(message: Message) -> torch.Tensor | None:
         raise FrameError(
             f"Expected a generator state of {STATE_BYTES} bytes, found {state.dtype} {tuple(state.shape)}."
         )
+    if state is not None:
+        try:
+            torch.Generator().set_state(state)
+        except RuntimeError as error:
+            raise FrameError(f"Expected the state of a generator, found other bytes ({error}).") from error
     return state
