@@ -12,7 +12,7 @@ import torch
 
 from spliteasy.errors import FrameError
 
-__all__ = ["flatten_state", "load_tensors", "save_tensors", "unflatten_state"]
+__all__ = ["copy_weights", "flatten_state", "load_tensors", "save_tensors", "unflatten_state"]
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -27,6 +27,24 @@ def load_tensors(data: bytes | memoryview) -> dict[str, torch.Tensor]:
     except safetensors.SafetensorError as error:
         raise FrameError(f"Expected tensors as safetensors, found something else ({error}).") from error
     return loaded
+
+
+def copy_weights(weights: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:
+    """Copy ``weights`` into ``own``, in place. Raises `FrameError`, with nothing copied, unless names, shapes and
+    dtypes are the same."""
+    if set(own) != set(weights):
+        wrong = sorted(set(own) ^ set(weights))
+        raise FrameError(f"Expected the weights of segment B, found other names: {', '.join(wrong[:5])}.")
+    for name, tensor in own.items():
+        found = weights[name]
+        if tensor.shape != found.shape or tensor.dtype != found.dtype:
+            raise FrameError(
+                f"Expected weights '{name}' as {tuple(tensor.shape)} {tensor.dtype}, found {tuple(found.shape)} "
+                f"{found.dtype}."
+            )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(weights[name])
 
 
 def flatten_state(state: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

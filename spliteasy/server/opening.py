@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
-from spliteasy.errors import FrameError, SessionError, SplitError
+from spliteasy.codecs.container import DTYPE_NAMES
+from spliteasy.errors import FrameError, SessionError, SplitEasyError, SplitError
 from spliteasy.models import Recipe, build
 from spliteasy.optimization import make_loss
 from spliteasy.server.session import Session
 from spliteasy.splitting import Split, split
+from spliteasy.weights import copy_weights
 from spliteasy.wire import Codecs
 
 __all__ = ["SessionConfig", "boundary_digest", "open_session"]
@@ -59,7 +61,7 @@ class SessionConfig:
         kinds: dict[str, type | tuple[type, ...]] = {
             "model": str, "arguments": dict, "cuts": list, "input_shape": list, "input_dtype": str, "dtype": str,
             "codecs": dict, "optimizer": dict, "loss": (str, type(None)), "backward": str, "seed": int, "frozen": list,
-            "evaluating": list,            "norms": bool, "digest": str,
+            "evaluating": list, "norms": bool, "digest": str,
         }  # fmt: skip
         names = [field.name for field in fields(cls)]
         if not isinstance(value, dict) or set(value) != set(names):
@@ -71,8 +73,11 @@ class SessionConfig:
                 )
         if not all(type(size) is int and 0 < size <= 1 << 20 for size in value["input_shape"]):
             raise FrameError(f"Expected an input shape of whole numbers, found {value['input_shape']}.")
-        if not 1 <= len(value["cuts"]) <= 2 or not all(isinstance(cut, str) for cut in value["cuts"]):
-            raise FrameError(f"Expected one or two cuts, found {value['cuts']}.")
+        if not 1 <= len(value["cuts"]) <= 2:
+            raise FrameError(f"Expected one or two cuts, found {len(value['cuts'])}.")
+        for name in ("cuts", "frozen", "evaluating"):
+            if not all(isinstance(item, str) for item in value[name]):
+                raise FrameError(f"Expected names in {name} of the session's configuration, found {value[name]!r}.")
         return cls(**value)
 
 
@@ -82,15 +87,14 @@ def open_session(config: SessionConfig, weights: Mapping[str, torch.Tensor], all
     Raises what `models.build`, `split`, `Codecs` and the optimizer raise for names they do not know, and `SplitError`
     when this machine's libraries trace the network differently from the device's.
     """
-    model = build(Recipe(config.model, config.arguments), allow).to(_dtype(config.dtype))
-    result = split(model, config.cuts, config.input_shape, dtype=_dtype(config.input_dtype))
+    result = _split(config, allow)
     if boundary_digest(result) != config.digest:
         raise SplitError(
             f"The server traces {config.model!r} differently from the device: the tensors at {config.cuts} are not the "
             f"same. Install the same versions of torch (here {torch.__version__}), torchvision and timm on both."
         )
     assert result.b is not None
-    _give(dict([*result.b.named_parameters(), *result.b.named_buffers()]), weights)
+    copy_weights(weights, dict([*result.b.named_parameters(), *result.b.named_buffers()]))
     for name, parameter in result.b.named_parameters():
         parameter.requires_grad_(name not in config.frozen and parameter.is_floating_point())
     result.b.train()
@@ -109,6 +113,21 @@ def open_session(config: SessionConfig, weights: Mapping[str, torch.Tensor], all
     )
 
 
+def _split(config: SessionConfig, allow: Collection[str]) -> Split:
+    """The network in segments. What its construction trips over is a `SessionError`: the configuration came from
+    elsewhere."""
+    try:
+        model = build(Recipe(config.model, config.arguments), allow).to(_dtype(config.dtype))
+        return split(model, config.cuts, config.input_shape, dtype=_dtype(config.input_dtype))
+    except SplitEasyError:
+        raise
+    except Exception as error:
+        raise SessionError(
+            f"Expected a network, dtypes and an input shape that go together, found that {config.model!r} cannot be "
+            f"split for inputs of {config.input_shape} {config.input_dtype}: {type(error).__name__}: {error}"
+        ) from error
+
+
 def boundary_digest(result: Split) -> str:
     """A fingerprint of what crosses the cuts: names, shapes and dtypes by mode, and B's parameters and buffers."""
     assert result.b is not None
@@ -121,24 +140,10 @@ def boundary_digest(result: Split) -> str:
     return hashlib.sha256(repr((slots, sorted(state))).encode()).hexdigest()
 
 
-def _give(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
-    if set(own) != set(weights):
-        wrong = sorted(set(own) ^ set(weights))
-        raise FrameError(f"Expected the weights of segment B, found other names: {', '.join(wrong[:5])}.")
-    for name, tensor in own.items():
-        if tensor.shape != weights[name].shape or tensor.dtype != weights[name].dtype:
-            raise FrameError(
-                f"Expected weights '{name}' as {tuple(tensor.shape)} {tensor.dtype}, found "
-                f"{tuple(weights[name].shape)} {weights[name].dtype}."
-            )
-        with torch.no_grad():
-            tensor.copy_(weights[name])
-
-
 def _dtype(name: str) -> torch.dtype:
     dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype):
-        raise SessionError(f"Expected a dtype of torch, found {name!r}.")
+    if not isinstance(dtype, torch.dtype) or dtype not in DTYPE_NAMES:
+        raise SessionError(f"Expected a dtype of torch that a frame can hold, found {name!r}.")
     return dtype
 
 

@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from spliteasy.errors import SessionError, TokenError
 from spliteasy.server.session import Session
@@ -20,7 +20,6 @@ class _Entry:
     session: Session
     token: str
     used: float
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class SessionStore:
