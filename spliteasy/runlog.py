@@ -6,7 +6,7 @@ import html
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, overload
 
 from spliteasy.wire import MESSAGES, Bytes
@@ -128,7 +128,7 @@ class RunLog(Sequence[StepRecord]):
                 size = record.bytes.get(message, Bytes())
                 row |= {f"bytes.{message}.{kind}": getattr(size, kind) for kind in ("raw", "frame", "http")}
             rows.append(row)
-        return pandas.DataFrame(rows)
+        return pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=_columns(), dtype=float)
 
     def summary(self) -> pandas.DataFrame:
         """Mean bytes a step by message and in total; the saving is raw over what was sent (HTTP, frames in-process)."""
@@ -185,6 +185,16 @@ class RunLog(Sequence[StepRecord]):
         line = f"{len(self)} steps, loss {self.losses[0]:.4f} → {self.losses[-1]:.4f}; bytes a step:"
         table = self.summary().to_html(float_format=lambda value: f"{value:,.1f}", border=0)
         return f"<p><b>{html.escape(self.title)}</b>: {html.escape(line)}</p>{table}"
+
+
+def _columns() -> list[str]:
+    """The columns of `RunLog.to_pandas`."""
+    kinds = [field.name for field in fields(Bytes)]
+    return [
+        *("step", "loss", "samples", "learning_rate", "gradient_error"),
+        *(f"seconds.{phase}" for phase in PHASES),
+        *(f"bytes.{message}.{kind}" for message in MESSAGES for kind in kinds),
+    ]
 
 
 def _plot_seconds(axes: Any, log: RunLog) -> None:
