@@ -53,7 +53,7 @@ def notebooks_folder() -> Path:
     """Where the notebooks lie: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parent
     for folder in (package / "notebooks", package.parent / "notebooks"):
-        if (folder / FIRST).exists():
+        if any(folder.glob("*.ipynb")):
             return folder
     raise SplitEasyError(f"Expected the notebooks in {package}, found none. Install the package again.")
 

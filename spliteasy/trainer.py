@@ -11,28 +11,20 @@ import torch
 from torch import nn
 
 from spliteasy.backward import Pass, backward_method
-from spliteasy.boundary import Boundary
 from spliteasy.checking import check_batch
 from spliteasy.codecs.base import Codec
 from spliteasy.codecs.chain import Chain
-from spliteasy.errors import NonFiniteError, SplitEasyError, SplitError, TrainingError
+from spliteasy.connecting import connect
+from spliteasy.errors import NonFiniteError, SplitEasyError, TrainingError
+from spliteasy.exchange import Exchange
 from spliteasy.link import Link
-from spliteasy.models import recipe_of
-from spliteasy.optimization import (
-    Loss,
-    Updater,
-    check_optimizer,
-    correct_predictions,
-    global_clip,
-    make_loss,
-)
+from spliteasy.optimization import Loss, Updater, check_optimizer, correct_predictions, global_clip, make_loss
 from spliteasy.runlog import Evaluation, RunLog, StepRecord, Stopwatch
 from spliteasy.seeding import StepRandom, preserved
 from spliteasy.segment import Segment, evaluating
-from spliteasy.server.opening import SessionConfig, boundary_digest
-from spliteasy.server.session import Commit, Session, specs
-from spliteasy.splitting import Split
-from spliteasy.transport import HTTP, InProcess, Reply, Transport
+from spliteasy.server.session import Commit
+from spliteasy.splitting import Route, Split
+from spliteasy.transport import InProcess, Transport
 from spliteasy.wire import Bytes, Codecs, Message, Streams, as_codecs
 
 __all__ = ["Trainer"]
@@ -72,7 +64,7 @@ class Trainer:
         self.split, self.codecs, self.seed, self.clip_norm = split, as_codecs(codecs), seed, clip_norm
         self.loss_name, self.loss = loss, make_loss(loss)
         self.optimizer = check_optimizer(optimizer or {"name": "SGD", "lr": 0.01})
-        self.backward = backward
+        self.log = RunLog(repr(split).splitlines()[0])
         self._method = backward_method(backward)
         self._streams = Streams(self.codecs, seed)
         self._updater = Updater(self._own_parameters(), self.optimizer)
@@ -80,22 +72,29 @@ class Trainer:
         self.learning_rate: float = float(self._settings["lr"])
         self._finished = Commit()
         self._closed = False
-        self._transport = self._connect(server, link, timeout) if split.cuts else None
-        self.log = RunLog(repr(split).splitlines()[0])
+        self._transport: Transport | None = None
+        if split.cuts:
+            self._transport = connect(
+                split, server, self.codecs, self.optimizer,
+                loss=loss, backward=backward, seed=seed, norms=clip_norm is not None, link=link, timeout=timeout,
+            )  # fmt: skip
 
     def step(self, x: torch.Tensor, y: torch.Tensor) -> StepRecord:
         """One training step on ``x`` (batch, *input_shape) and labels ``y``; in a double split both stay here."""
         self._require_open()
         check_batch(self.split, self.loss_name, x, y)
-        step, watch, sizes = self._finished.step + 1, Stopwatch(), dict[str, Bytes]()
         if not (self.split.model.training and self.split.a.training):
             self.split.train()
+        step, watch, sizes = self._finished.step + 1, Stopwatch(), dict[str, Bytes]()
         buffers = [(buffer, buffer.clone()) for segment in self._own_segments() for buffer in segment.buffers()]
         try:
             with preserved(), torch.enable_grad():
-                call = _Calls(self, step, len(x), watch, sizes)
-                steps = (self._unsplit_step, self._single_step, self._double_step)
-                loss, error, norms = steps[len(self.split.cuts)](x, y, call)
+                if self._transport is None:
+                    loss, error, norms = self._unsplit_step(x, y, step, watch)
+                else:
+                    exchange = self._exchange(step, len(x), watch, sizes)
+                    in_parts = self._single_step if self.split.c is None else self._double_step
+                    loss, error, norms = in_parts(x, y, exchange)
             with watch.phase("update"):
                 self._updater.check_gradients()
                 clip = self._clip_factor(norms)
@@ -111,6 +110,47 @@ class Trainer:
         record = StepRecord(step, loss, len(x), watch.finish(), sizes, self.learning_rate, error)
         self.log.records.append(record)
         return record
+
+    def _unsplit_step(self, x: torch.Tensor, y: torch.Tensor, step: int, watch: Stopwatch) -> _Outcome:
+        StepRandom(self.seed, step)
+        with watch.phase("a_forward"):
+            loss = _finite(self.loss(Pass.of_input(self.split.a, x).output, y))
+        with watch.phase("a_backward"):
+            loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach()), 0.0, {}
+
+    def _single_step(self, x: torch.Tensor, y: torch.Tensor, exchange: Exchange) -> _Outcome:
+        """A here, B and the loss on the server: labels go with the activations, one call."""
+        a, state = self._forward_a(x, exchange)
+        reply = exchange.forward(a, {**_plain(state), "labels": y})
+        gradients: list[torch.Tensor | None] = [None] * len(a.tensors_out)
+        for slot, gradient in zip(self.split.routes[True].up, reply.tensors, strict=True):
+            gradients[slot] = gradient
+        with exchange.watch.phase("a_backward"):
+            _, error = a.backward(gradients, self._method)
+        return float(reply.meta["loss"]), error, _norms(reply)
+
+    def _double_step(self, x: torch.Tensor, y: torch.Tensor, exchange: Exchange) -> _Outcome:
+        """A and C with the loss here, B on the server: inputs and labels stay, two calls."""
+        route, c = self.split.routes[True], self.split.c
+        assert c is not None
+        a, state = self._forward_a(x, exchange)
+        outputs = exchange.forward(a, _plain(state))
+        with exchange.watch.phase("c"):
+            StepRandom(self.seed, exchange.step, outputs.plain.get("generator", state))
+            run = Pass(c, *_entering_c(route, a, outputs))
+            loss = _finite(self.loss(run.output, y))
+            loss.backward()  # type: ignore[no-untyped-call]
+            from_c = run.input_gradients()
+        reply = exchange.backward([from_c[slot] for slot in route.back])
+        gradients: list[torch.Tensor | None] = [None] * len(a.tensors_out)
+        for slot, first in route.kept.items():  # what B never saw; for the rest, B has added its own gradient to C's
+            gradients[first] = from_c[slot]
+        for slot, gradient in zip(route.up, reply.tensors, strict=True):
+            gradients[slot] = gradient
+        with exchange.watch.phase("a_backward"):
+            _, error = a.backward(gradients, self._method)
+        return float(loss.detach()), max(error, float(reply.meta["gradient_error"])), _norms(reply)
 
     def fit(
         self,
@@ -141,8 +181,7 @@ class Trainer:
     def evaluate(self, loader: Iterable[Batch]) -> Evaluation:
         """Mean loss and accuracy in eval mode. No parameter, buffer or random number changes."""
         self._require_open()
-        total, correct, samples = 0.0, 0, 0
-        counted = True
+        total, correct, samples, counted = 0.0, 0, 0, True
         with evaluating([self.split.model, *self._own_segments()]), preserved(), torch.no_grad():
             for x, y in loader:
                 check_batch(self.split, self.loss_name, x, y)
@@ -152,6 +191,18 @@ class Trainer:
         if not samples:
             raise TrainingError("Expected batches to evaluate, found none.")
         return Evaluation(total / samples, correct / samples if counted else None, samples, self._finished.step)
+
+    def _score(self, x: torch.Tensor, y: torch.Tensor) -> tuple[float, int | None]:
+        """Mean loss of a batch and the number of right answers, wherever the loss is held."""
+        run = Pass.of_input(self.split.a, x)
+        if self._transport is not None:
+            exchange = self._exchange(-1, len(x), Stopwatch(), {})
+            if self.split.c is None:
+                score = exchange.evaluate(run, {"labels": y}).meta
+                return float(score["loss"]), score["correct"]
+            outputs = exchange.evaluate(run, {})
+            run = Pass(self.split.c, *_entering_c(self.split.routes[False], run, outputs))
+        return float(self.loss(run.output, y)), correct_predictions(run.output, y)
 
     def pull(self) -> None:
         """Commit the last step on the server and bring B's weights home into the model."""
@@ -198,85 +249,15 @@ class Trainer:
         with contextlib.suppress(SplitEasyError):  # the error that ended the block is the one to see
             self.close()
 
-    def _unsplit_step(self, x: torch.Tensor, y: torch.Tensor, call: _Calls) -> _Outcome:
-        StepRandom(self.seed, call.step)
-        with call.watch.phase("a_forward"):
-            loss = _finite(self.loss(Pass.of_input(self.split.a, x).output, y))
-        with call.watch.phase("a_backward"):
-            loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach()), 0.0, {}
+    def _forward_a(self, x: torch.Tensor, exchange: Exchange) -> tuple[Pass, torch.Tensor | None]:
+        """A's forward, and the generator's state if it drew numbers."""
+        with exchange.watch.phase("a_forward"):
+            random = StepRandom(self.seed, exchange.step)
+            return Pass.of_input(self.split.a, x), random.drawn()
 
-    def _single_step(self, x: torch.Tensor, y: torch.Tensor, call: _Calls) -> _Outcome:
-        a, _ = self._forward_a(x, call, labels=y)
-        reply = call.answer
-        gradients: list[torch.Tensor | None] = [None] * len(a.tensors_out)
-        for slot, gradient in zip(self.split.routes[True].up, reply.tensors, strict=True):
-            gradients[slot] = gradient
-        with call.watch.phase("a_backward"):
-            _, error = a.backward(gradients, self._method)
-        return float(reply.meta["loss"]), error, _norms(reply)
-
-    def _double_step(self, x: torch.Tensor, y: torch.Tensor, call: _Calls) -> _Outcome:
-        route = self.split.routes[True]
-        a, state = self._forward_a(x, call)
-        outputs = call.answer
-        tensors, needs = self._entering_c(a, outputs)
-        with call.watch.phase("c"):
-            StepRandom(self.seed, call.step, outputs.plain.get("generator", state))
-            assert self.split.c is not None
-            c = Pass(self.split.c, tensors, outputs.scalars, needs)
-            loss = _finite(self.loss(c.output, y))
-            loss.backward()  # type: ignore[no-untyped-call]
-            from_c = c.input_gradients()
-        reply = call.backward([from_c[slot] for slot in route.back])
-        gradients: list[torch.Tensor | None] = [None] * len(a.tensors_out)
-        for slot, first in route.kept.items():  # what B never saw; for the rest, B has added its own gradient to C's
-            gradients[first] = from_c[slot]
-        for slot, gradient in zip(route.up, reply.tensors, strict=True):
-            gradients[slot] = gradient
-        with call.watch.phase("a_backward"):
-            _, error = a.backward(gradients, self._method)
-        return float(loss.detach()), max(error, float(reply.meta.get("gradient_error", 0.0))), _norms(reply)
-
-    def _forward_a(
-        self, x: torch.Tensor, call: _Calls, labels: torch.Tensor | None = None
-    ) -> tuple[Pass, torch.Tensor | None]:
-        with call.watch.phase("a_forward"):
-            random = StepRandom(self.seed, call.step)
-            a = Pass.of_input(self.split.a, x)
-            state = random.drawn()
-        plain = {} if state is None else {"generator": state}
-        call.forward(a, plain if labels is None else {**plain, "labels": labels})
-        return a, state
-
-    def _entering_c(self, a: Pass, outputs: Message) -> tuple[list[torch.Tensor | None], list[bool]]:
-        """C's entry slots: what B sent, and what the device kept from A."""
-        route = self.split.routes[True]
-        tensors: list[torch.Tensor | None] = [None] * (len(route.down) + len(route.kept))
-        needs = [False] * len(tensors)
-        for slot, tensor, needed in zip(route.down, outputs.tensors, outputs.meta["needs_gradient"], strict=True):
-            tensors[slot], needs[slot] = tensor, bool(needed)
-        for slot, first in route.kept.items():
-            tensors[slot], needs[slot] = a.tensors_out[first].detach(), a.needs_gradient[first]
-        return tensors, needs
-
-    def _score(self, x: torch.Tensor, y: torch.Tensor) -> tuple[float, int | None]:
-        """Mean loss of a batch and the number of right answers, wherever the loss is held."""
-        a = Pass.of_input(self.split.a, x)
-        if self._transport is None:
-            return float(self.loss(a.output, y)), correct_predictions(a.output, y)
-        call = _Calls(self, -1, len(x), Stopwatch(), {})
-        call.forward(a, {} if self.split.c is not None else {"labels": y}, training=False)
-        if self.split.c is None:
-            return float(call.answer.meta["loss"]), call.answer.meta["correct"]
-        route = self.split.routes[False]
-        tensors: list[torch.Tensor | None] = [None] * (len(route.down) + len(route.kept))
-        for slot, tensor in zip(route.down, call.answer.tensors, strict=True):
-            tensors[slot] = tensor
-        for slot, first in route.kept.items():
-            tensors[slot] = a.tensors_out[first]
-        c = Pass(self.split.c, tensors, call.answer.scalars, [False] * len(tensors))
-        return float(self.loss(c.output, y)), correct_predictions(c.output, y)
+    def _exchange(self, step: int, batch: int, watch: Stopwatch, sizes: dict[str, Bytes]) -> Exchange:
+        assert self._transport is not None
+        return Exchange(self.split, self._streams, self._transport, self._finished, step, batch, watch, sizes)
 
     def _clip_factor(self, theirs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
         if self.clip_norm is None:
@@ -284,48 +265,6 @@ class Trainer:
         norms = {**self._updater.norms(), **theirs}
         ordered = [norms[name] for name, _ in self.split.model.named_parameters() if name in norms]
         return global_clip(ordered, self.clip_norm) if ordered else None
-
-    def _connect(self, server: str | None, link: Link | None, timeout: float) -> Transport:
-        b, single = self.split.b, self.split.c is None
-        assert b is not None
-        if server is None:
-            loss = self.loss if single else None
-            session = Session(
-                b, self.split.routes, self.codecs, self.optimizer,
-                loss=loss, backward=self.backward, seed=self.seed, norms=self.clip_norm is not None,
-            )  # fmt: skip
-            return InProcess(session, link)
-        recipe = recipe_of(self.split.model)
-        if recipe is None:
-            raise SplitError(
-                f"A server builds a network by name, and this {type(self.split.model).__name__} was not loaded by "
-                'name, or was changed since. Load it with se.load_model("package.module:factory"), start the server '
-                "with `spliteasy serve --allow package.module:factory`, or train in this process with server=None."
-            )
-        if single and not isinstance(self.loss_name, str):
-            raise SplitError(
-                "In a single split the server holds the loss and knows losses by name; found a callable. Name one of "
-                "torch.nn.functional, use a double split, or train in this process with server=None."
-            )
-        config = SessionConfig(
-            model=recipe.name,
-            arguments=recipe.arguments,
-            cuts=list(self.split.cuts),
-            input_shape=list(self.split.input_shape),
-            input_dtype=str(self.split.input_dtype).removeprefix("torch."),
-            dtype=str(next((p.dtype for p in b.parameters()), torch.float32)).removeprefix("torch."),
-            codecs=self.codecs.to_dict(),
-            optimizer=self.optimizer,
-            loss=str(self.loss_name) if single else None,
-            backward=self.backward,
-            seed=self.seed,
-            frozen=[name for name, parameter in b.named_parameters() if not parameter.requires_grad],
-            evaluating=[name for name, module in b.named_modules() if b.training and not module.training],
-            norms=self.clip_norm is not None,
-            digest=boundary_digest(self.split),
-        )
-        weights = dict([*b.named_parameters(), *b.named_buffers()])
-        return HTTP(server, config.to_dict(), weights, link=link, timeout=timeout)
 
     def _own_segments(self) -> list[Segment]:
         """The segments on the device: A, and C if there is one."""
@@ -352,93 +291,25 @@ _Outcome = tuple[float, float, dict[str, torch.Tensor]]
 """Loss, gradient error, and the gradient norms of B's parameters."""
 
 
-class _Calls:
-    """The calls of one step: encode, send, receive, decode; with the seconds and bytes of each."""
-
-    def __init__(self, trainer: Trainer, step: int, batch: int, watch: Stopwatch, sizes: dict[str, Bytes]) -> None:
-        self.trainer, self.step, self.batch, self.watch, self.sizes = trainer, step, batch, watch, sizes
-        self.answer = Message("", [])
-
-    def forward(self, a: Pass, plain: dict[str, torch.Tensor], training: bool = True) -> None:
-        """Send the activations; `answer` is outputs (double split) or input gradients (single split)."""
-        trainer, split = self.trainer, self.trainer.split
-        route, first = split.routes[training], split.a.exit[training]
-        assert first is not None and trainer._transport is not None
-        first.check(a.tensors_out, self.batch)
-        needs = a.needs_gradient
-        meta = {
-            "batch": self.batch,
-            "commit": trainer._finished.to_dict(),
-            "needs_gradient": [needs[slot] for slot in route.up],
-        }
-        message = Message("activations", [a.tensors_out[s] for s in route.up], a.scalars_out, plain, meta)
-        trainer._streams.begin()
-        if not training:
-            self._exchange(
-                message, lambda frame: _transport(trainer).evaluate(frame), *self._outputs(training), training
-            )
-        elif split.c is None:
-            self._exchange(message, self._send_forward, "input_gradients", first, route.up)
-        else:
-            self._exchange(message, self._send_forward, *self._outputs(training))
-
-    def backward(self, gradients: Sequence[torch.Tensor | None]) -> Message:
-        """Send the output gradients; returns the input gradients."""
-        first = self.trainer.split.a.exit[True]
-        assert first is not None
-        message = Message("output_gradients", gradients)
-        send = lambda frame: _transport(self.trainer).backward(self.step, frame)  # noqa: E731
-        self._exchange(message, send, "input_gradients", first, self.trainer.split.routes[True].up)
-        return self.answer
-
-    def _send_forward(self, frame: Any) -> Reply:
-        return _transport(self.trainer).forward(self.step, frame)
-
-    def _outputs(self, training: bool) -> tuple[str, Boundary | None, tuple[int, ...]]:
-        split = self.trainer.split
-        second = split.b.exit[training] if split.b is not None else None
-        return "outputs", second, split.routes[training].down if second is not None else ()
-
-    def _exchange(
-        self,
-        message: Message,
-        send: Callable[[Any], Reply],
-        expect: str,
-        boundary: Boundary | None,
-        slots: Sequence[int],
-        training: bool = True,
-    ) -> None:
-        streams = self.trainer._streams
-        with self.watch.phase("encode"):
-            frame = streams.encode(message, self.step, training)
-        watch = Stopwatch()
-        with watch.phase("call"):
-            reply = send(frame)
-        with self.watch.phase("decode"):
-            expected = specs(boundary, slots, self.batch) if boundary is not None else []
-            plain = ("generator", "norms")
-            self.answer = streams.decode(reply.frame, expect, self.step, expected, training, plain)
-        theirs = self.answer.meta.get("seconds", {})
-        for phase, seconds in theirs.items():
-            self.watch.add(phase, float(seconds))
-        self.watch.add("link", reply.link)
-        self.watch.add("transfer", watch.seconds["call"] - reply.link - sum(theirs.values()))
-        raw = sum(
-            t.numel() * t.dtype.itemsize for t in [*self.answer.tensors, *self.answer.plain.values()] if t is not None
-        )
-        self.sizes[message.name] = Bytes(frame.raw, frame.nbytes, reply.sent)
-        self.sizes[expect] = Bytes(raw, reply.frame.nbytes, reply.received)
+def _entering_c(route: Route, a: Pass, outputs: Message) -> tuple[list[torch.Tensor | None], Sequence[Any], list[bool]]:
+    """C's entry slots, scalars and needs: what B sent, and what the device kept from A."""
+    tensors: list[torch.Tensor | None] = [None] * (len(route.down) + len(route.kept))
+    needs = [False] * len(tensors)
+    sent = outputs.meta.get("needs_gradient", [False] * len(route.down))
+    for slot, tensor, needed in zip(route.down, outputs.tensors, sent, strict=True):
+        tensors[slot], needs[slot] = tensor, bool(needed)
+    for slot, first in route.kept.items():
+        tensors[slot], needs[slot] = a.tensors_out[first].detach(), a.needs_gradient[first]
+    return tensors, outputs.scalars, needs
 
 
-def _transport(trainer: Trainer) -> Transport:
-    assert trainer._transport is not None
-    return trainer._transport
+def _plain(state: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    return {} if state is None else {"generator": state}
 
 
 def _norms(reply: Message) -> dict[str, torch.Tensor]:
     norms = reply.plain.get("norms")
-    names = reply.meta.get("norms_of", [])
-    return dict(zip(names, norms.unbind(), strict=True)) if norms is not None else {}
+    return dict(zip(reply.meta["norms_of"], norms.unbind(), strict=True)) if norms is not None else {}
 
 
 def _finite(loss: torch.Tensor) -> torch.Tensor:
@@ -455,7 +326,7 @@ def _with_bar(loader: Iterable[Batch], label: str, progress: bool, log: RunLog) 
     from tqdm.auto import tqdm
 
     total = len(loader) if isinstance(loader, Sized) else None
-    with tqdm(total=total, desc=label, unit="step", disable=not progress, leave=True) as bar:
+    with tqdm(total=total, desc=label, unit="step", disable=not progress) as bar:
         for batch in loader:
             yield batch
             last = log.records[-1]

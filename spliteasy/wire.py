@@ -88,6 +88,12 @@ class Message:
     plain: dict[str, torch.Tensor] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def nbytes(self) -> int:
+        """The uncompressed size of all its tensors."""
+        tensors = [tensor for tensor in [*self.tensors, *self.plain.values()] if tensor is not None]
+        return sum(tensor.numel() * tensor.dtype.itemsize for tensor in tensors)
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -150,7 +156,6 @@ class Streams:
             made, notes = chain.encode_planes(tensor, self._context(message.name, slot, step, training))
             planes |= {f"{slot}:{name}": plane for name, plane in made.items()}
             described.append({"shape": list(tensor.shape), "dtype": container.DTYPE_NAMES[tensor.dtype], **notes})
-        tensors = [tensor for tensor in [*message.tensors, *message.plain.values()] if tensor is not None]
         header = {
             "version": _VERSION,
             "message": message.name,
@@ -164,8 +169,7 @@ class Streams:
         }
         planes |= {name: tensor.detach().cpu().contiguous() for name, tensor in message.plain.items()}
         text = {"spliteasy": json.dumps(header, separators=(",", ":"))}
-        raw = sum(tensor.numel() * tensor.dtype.itemsize for tensor in tensors)
-        return Frame(planes, text, container.write(planes, text), raw)
+        return Frame(planes, text, container.write(planes, text), message.nbytes)
 
     def decode(
         self,

@@ -1,0 +1,122 @@
+"""The command line, run as a user runs it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import requests
+
+import spliteasy as se
+from spliteasy.cli import main
+
+COMMANDS = ["lab", "demo", "cuts", "codecs", "measure", "serve", "train"]
+
+
+def run(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "spliteasy", *arguments], capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def test_help_names_every_command_and_teaches() -> None:
+    result = run("--help")
+    assert result.returncode == 0
+    assert all(command in result.stdout for command in COMMANDS) and "examples:" in result.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert "default" in capsys.readouterr().out or command == "codecs"
+
+
+def test_cuts_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cuts", "resnet18", "--batch", "8", "--size", "64"]) == 0
+    text = capsys.readouterr().out
+    assert "layer1.0.relu" in text and "8·64·16·16" in text
+
+
+def test_cuts_as_csv(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cuts", "digits_cnn", "--csv"]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[0].startswith("index,name,operation") and len(lines) == 1 + 13
+
+
+def test_an_unknown_network_is_one_clear_message() -> None:
+    result = run("cuts", "resnet55")
+    assert result.returncode == 1 and "Traceback" not in result.stderr and "resnet50" in result.stderr
+
+
+def test_codecs_lists_kind_and_origin(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["codecs"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("raw", "fp16", "topk", "zstd", "lossless", "lossy", "spliteasy"))
+
+
+def test_measure_compares_chains_on_photographs(capsys: pytest.CaptureFixture[str]) -> None:
+    chains = ["raw", "fp16 | zstd(1)"]
+    assert main(["measure", *chains, "--model", "resnet18", "--batch", "2", "--size", "64"]) == 0
+    text = capsys.readouterr().out
+    assert all(chain in text for chain in chains) and "ratio" in text
+
+
+def test_train_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "run.png"
+    arguments = [
+        "train",
+        "digits_cnn",
+        "--at",
+        "pool",
+        "flatten",
+        "--codec",
+        "fp16 | zstd(1)",
+        "--picture",
+        str(picture),
+    ]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    accuracy = float(re.search(r"accuracy ([\d.]+) %", text)[1])  # type: ignore[index]
+    assert accuracy > 80 and picture.stat().st_size > 10_000
+
+
+def test_serve_and_train_against_it() -> None:
+    command = [sys.executable, "-m", "spliteasy", "serve", "--port", "0"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        watchdog = threading.Timer(60, server.kill)
+        watchdog.start()
+        line = server.stdout.readline()
+        watchdog.cancel()
+        url = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert url is not None, line
+        assert requests.get(f"{url[0]}/v1/health", timeout=10).json()["version"] == se.__version__
+        result = run("train", "digits_cnn", "--at", "pool", "--server", url[0])
+        assert result.returncode == 0 and "accuracy" in result.stdout, result.stderr
+        assert requests.get(f"{url[0]}/v1/health", timeout=10).json()["sessions"] == 0
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(20) == 0
+
+
+def test_a_taken_port_is_one_clear_message() -> None:
+    with se.LocalServer() as server:
+        result = run("serve", "--port", server.url.rpartition(":")[2])
+    assert result.returncode == 1 and "--port" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_demo_compares_five_runs(tmp_path: Path) -> None:
+    picture = tmp_path / "demo.png"
+    result = run("demo", "--picture", str(picture), "--epochs", "1")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("equal the unsplit ones to the bit") == 2
+    assert picture.stat().st_size > 20_000
