@@ -133,10 +133,11 @@ def test_the_facts_say_what_crosses_and_what_stays() -> None:
 
 def test_trials_are_scaled_to_the_batch() -> None:
     state = ExplorerState("resnet50", at="maxpool")
-    assert "Nothing measured" in _text(trials_html((), state.facts))
+    assert "Nothing measured" in _text(trials_html((), state.facts, 32))
     row = MessageTrial("activations", "maxpool", 1, 6_422_528, 642_253, 0.25, 0.97, 1200.0, 900.0)
-    text = _text(trials_html((("topk(0.1)", row),), state.facts))
-    for words in ("topk(0.1)", "25.7 MB", "2.57 MB", "10×", "17.1 s → 1.71 s", "25.0 %", "0.970000", "1,200 MB/s"):
+    text = _text(trials_html((("topk(0.1)", row),), state.facts, 8))
+    for words in ("topk(0.1)", "25.7 MB", "2.57 MB", "10×", "17.1 s → 1.71 s", "25.0 %", "0.9700", "1,200 MB/s",
+                  "8 photographs in training mode, sizes scaled to the batch of 32"):
         assert words in text, words
 
 
@@ -155,7 +156,7 @@ def test_names_cannot_become_markup() -> None:
     for html in (
         picture_html(state.skyline),
         facts_html(state.facts),
-        trials_html((("<img src=x>", row),), state.facts),
+        trials_html((("<img src=x>", row),), state.facts, 3),
         static_html(state.skyline, state.facts, b""),
     ):
         images = [dict(attributes).get("src") for tag, attributes in _tags(html) if tag == "img"]

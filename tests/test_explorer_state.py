@@ -18,7 +18,7 @@ from spliteasy.explorer.facts import facts
 from spliteasy.explorer.network import Network, blueprint
 from spliteasy.explorer.randomness import OwnGenerator
 from spliteasy.explorer.state import ExplorerState
-from spliteasy.explorer.trial import PHOTOGRAPHS, Cancelled, pictures, run_trial
+from spliteasy.explorer.trial import Cancelled, pictures, run_trial
 from spliteasy.link import LINKS, Link
 from spliteasy.models import load_model
 from spliteasy.splitting import split
@@ -307,12 +307,12 @@ def test_an_own_generator_draws_what_the_global_one_would() -> None:
 
 
 def test_a_trial_measures_what_crosses() -> None:
-    state = ExplorerState("digits_cnn", batch=64, at=("pool", "dropout"), chain="raw")
+    state = ExplorerState("digits_cnn", batch=20, at=("pool", "dropout"), chain="raw")
     seen: list[float] = []
     trial = run_trial(state.plan, lambda fraction, doing: seen.append(fraction))
     assert [row.message for row in trial.messages] == ["activations", "outputs"]
     first, second = trial.messages
-    assert first.raw_bytes == PHOTOGRAPHS * 32 * 4 * 4 * 4 and second.raw_bytes == PHOTOGRAPHS * 64 * 4 * 4 * 4
+    assert first.raw_bytes == 20 * 32 * 4 * 4 * 4 and second.raw_bytes == 20 * 64 * 4 * 4 * 4
     assert first.relative_l2 == 0 and first.cosine == 1 and 0.9 < first.ratio <= 1
     assert seen == sorted(seen) and seen[-1] == 1
     state.update(chain="fp16 | zstd(1)")
@@ -328,8 +328,21 @@ def test_trials_are_kept_by_cut_and_by_chain(state: ExplorerState) -> None:
     assert [chain for chain, _ in state.trials] == ["raw", "fp16"]
     state.update(at="relu1")
     assert state.trials == ()
-    state.update(batch=7, at="pool", link="3g")
+    state.update(at="pool", link="3g")
     assert len(state.trials) == 2
+    state.update(batch=7)
+    assert state.trials == ()
+
+
+def test_a_trial_takes_the_batch_where_that_is_quick() -> None:
+    state = ExplorerState("resnet50", batch=32, at="maxpool")
+    assert state.plan.photographs == 32
+    state.update(at="flatten")
+    assert state.plan.photographs == 3
+    state.update(batch=1)
+    assert state.plan.photographs == 2
+    state.update(model="digits_cnn", batch=1000)
+    assert state.plan.photographs == 64
 
 
 def test_a_trial_can_be_cancelled_between_operations() -> None:
@@ -348,7 +361,7 @@ def test_pictures_take_the_networks_shape() -> None:
     grey = pictures((1, 8, 8), 2)
     assert grey.shape == (2, 1, 8, 8)
     with pytest.raises(DataError, match=r"se.measure"):
-        pictures((100,))
+        pictures((100,), 2)
 
 
 def test_the_state_needs_neither_widgets_nor_a_notebook() -> None:

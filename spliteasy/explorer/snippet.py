@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spliteasy.explorer.facts import Facts
-from spliteasy.explorer.trial import PHOTOGRAPHS, REPEATS, SEED, TrialPlan
+from spliteasy.explorer.trial import REPEATS, SEED, TrialPlan
 
 __all__ = ["snippet"]
 
@@ -47,7 +47,7 @@ def _trial(plan: TrialPlan, facts: Facts, at: str) -> list[str]:
         return ["# The chain is measured on photographs, which this network does not take."]
     lines = [
         f"split = se.split(model, at={at}, input_shape={plan.input_shape}).train()",
-        *_pictures(plan.input_shape),
+        *_pictures(plan.input_shape, plan.photographs),
         f"torch.manual_seed({SEED})",
     ]
     messages = {message.name: message for message in facts.messages}
@@ -76,9 +76,9 @@ def _selected(name: str, alive: Sequence[str], crossing: Sequence[str]) -> str:
     return f"[tensor for place, tensor in enumerate({tensors}) if place in {places}]"
 
 
-def _pictures(shape: Sequence[int]) -> list[str]:
+def _pictures(shape: Sequence[int], count: int) -> list[str]:
     channels, height, width = shape
-    lines = [f"photographs = se.data.photos({PHOTOGRAPHS}, size={max(height, width)})"]
+    lines = [f"photographs = se.data.photos({count}, size={max(height, width)})"]
     if height != width:
         lines.append(
             "photographs = torch.nn.functional.interpolate("

@@ -26,6 +26,7 @@ from spliteasy.models import input_size_of, load_model
 __all__ = ["ExplorerState"]
 
 _KEPT = 8
+_TRIAL_MACS, _TRIAL_BYTES, _MOST_PHOTOGRAPHS = 16e9, 64e6, 64
 _T = TypeVar("_T")
 
 
@@ -175,7 +176,16 @@ class ExplorerState(HasTraits):
             input_shape=self.input_shape,
             at=tuple(cut.name for cut in self.chosen),
             chain=self.chain,
+            photographs=self.photographs,
         )
+
+    @property
+    def photographs(self) -> int:
+        """How many photographs a trial takes: the batch, or fewer where that would take long; two at least, since
+        normalisation in training mode needs them."""
+        macs = max(self.chosen[-1].macs_before, 1)
+        nbytes = max(cut.nbytes for cut in self.chosen) / self.batch
+        return max(2, min(self.batch, int(_TRIAL_MACS / macs), int(_TRIAL_BYTES / max(nbytes, 1)), _MOST_PHOTOGRAPHS))
 
     @property
     def trials(self) -> tuple[tuple[str, MessageTrial], ...]:
@@ -266,7 +276,7 @@ class ExplorerState(HasTraits):
 def _place_of(plan: TrialPlan) -> Hashable:
     """What a trial depends on, but for the chain."""
     network = plan.network if isinstance(plan.network, str) else id(plan.network)
-    return network, plan.num_classes, plan.input_shape, plan.at
+    return network, plan.num_classes, plan.input_shape, plan.at, plan.photographs
 
 
 def _kept(cache: OrderedDict[Hashable, _T], key: Hashable, make: Callable[[], _T]) -> _T:

@@ -78,7 +78,7 @@ STYLE = (
 .spliteasy .se-stages > span.se-thin { text-overflow: clip; color: transparent; }
 
 .spliteasy .se-facts { display: flex; flex-wrap: wrap; gap: 14px 34px; margin: 6px 0; align-items: flex-start; }
-.spliteasy .se-facts > div { flex: 1 1 380px; min-width: 0; }
+.spliteasy .se-facts > div { flex: 1 1 440px; min-width: 0; }
 .spliteasy .se-sum { background: var(--se-soft); border-left: 4px solid var(--se-ink); padding: 6px 10px;
   margin: 6px 0;
   overflow-wrap: anywhere; }

@@ -7,7 +7,7 @@ from html import escape
 
 from spliteasy.cuts import Cut
 from spliteasy.explorer.facts import Facts, Message, SegmentShare
-from spliteasy.explorer.trial import PHOTOGRAPHS, MessageTrial
+from spliteasy.explorer.trial import MessageTrial
 from spliteasy.explorer.wording import TIMES, amount, arithmetic, bandwidth, duration, share, size
 
 __all__ = ["facts_html", "trials_html"]
@@ -29,16 +29,18 @@ def facts_html(facts: Facts) -> str:
     )
 
 
-def trials_html(trials: Sequence[tuple[str, MessageTrial]], facts: Facts) -> str:
-    """What was measured at the chosen cuts: ratio, error and speed of each chain, and what it makes of the message."""
+def trials_html(trials: Sequence[tuple[str, MessageTrial]], facts: Facts, photographs: int) -> str:
+    """What was measured at the chosen cuts on that many photographs: ratio, error and speed of each chain, and what it
+    makes of the message."""
     if not trials:
         return (
             '<div class="spliteasy"><p class="se-note">Nothing measured at this cut yet. <b>Measure</b> sends '
-            f"{PHOTOGRAPHS} photographs through the device's part and tries the chain on what really crosses.</p></div>"
+            f"{photographs} photographs through the network and tries the chain on what really crosses.</p></div>"
         )
     raw = {message.name: message for message in facts.messages}
     newest = trials[-1][0]
     rows = "".join(_trial(chain, trial, raw[trial.message], facts, chain == newest) for chain, trial in trials)
+    scaled = "" if photographs == facts.batch else f", sizes scaled to the batch of {facts.batch}"
     heads = [
         ("se-left", "chain"), ("se-left", "message"), ("", "raw"), ("", "with the chain"), ("", "smaller by"),
         ("", "on the link"), ("", "relative error"), ("", "cosine"), ("", "encode"), ("", "decode"),
@@ -47,9 +49,8 @@ def trials_html(trials: Sequence[tuple[str, MessageTrial]], facts: Facts) -> str
     return (
         f'<div class="spliteasy"><div class="se-scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
-        f'<p class="se-note">Measured on {PHOTOGRAPHS} photographs in training mode, sizes scaled to the batch of '
-        f"{facts.batch}; weights of a network by name are random. Gradients are messages too, and are not measured "
-        "here.</p></div>"
+        f'<p class="se-note">Measured on {photographs} photographs in training mode{scaled}; weights of a network by '
+        "name are random. Gradients are messages too, and are not measured here.</p></div>"
     )
 
 
@@ -148,7 +149,7 @@ def _trial(chain: str, trial: MessageTrial, raw: Message, facts: Facts, new: boo
         f'<tr{" class=se-new" if new else ""}><td class="se-left"><code>{escape(chain)}</code></td>'
         f'<td class="se-left"><code>{trial.message}</code></td><td>{size(raw.nbytes)}</td><td><b>{size(sent)}</b></td>'
         f"<td><b>{trial.ratio:.3g}{TIMES}</b></td><td>{duration(raw.seconds)} → {duration(8e-6 * sent / rate)}</td>"
-        f"<td>{_error(trial.relative_l2)}</td><td{worst}>{trial.cosine:.6f}</td>"
+        f"<td>{_error(trial.relative_l2)}</td><td{worst}>{trial.cosine:.4f}</td>"
         f"<td>{trial.encode_mb_per_s:,.0f} MB/s</td><td>{trial.decode_mb_per_s:,.0f} MB/s</td></tr>"
     )
 

@@ -20,10 +20,7 @@ from spliteasy.measuring import Measurement, measure
 from spliteasy.models import load_model
 from spliteasy.splitting import split
 
-__all__ = ["PHOTOGRAPHS", "REPEATS", "SEED", "Cancelled", "MessageTrial", "Trial", "TrialPlan", "pictures", "run_trial"]
-
-PHOTOGRAPHS = 8
-"""How many photographs a trial sends through the network; ratio and error hardly depend on it."""
+__all__ = ["REPEATS", "SEED", "Cancelled", "MessageTrial", "Trial", "TrialPlan", "pictures", "run_trial"]
 
 SEED = 0
 """Seed of the weights (of a network by name) and of what is drawn in the forward pass."""
@@ -38,13 +35,15 @@ class Cancelled(SplitEasyError):
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """What to try: a network (a catalogue name, or a module, of which a copy is used), cuts by name, and a chain."""
+    """What to try: a network (a catalogue name, or a module, of which a copy is used), cuts by name, a chain, and how
+    many photographs to send through."""
 
     network: str | nn.Module
     num_classes: int | None
     input_shape: tuple[int, ...]
     at: tuple[str, ...]
     chain: str
+    photographs: int
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,10 @@ class Trial:
     """A plan with what came of it: `activations`, and in a double split `outputs`."""
 
     plan: TrialPlan
-    photographs: int
     messages: tuple[MessageTrial, ...]
 
 
-def pictures(input_shape: Sequence[int], count: int = PHOTOGRAPHS) -> torch.Tensor:
+def pictures(input_shape: Sequence[int], count: int) -> torch.Tensor:
     """The photographs of `spliteasy.data.photos` in the shape a network takes: (count, channels, height, width).
 
     Sides that differ are resized to; for other than three channels the grey picture is repeated. Raises `DataError`
@@ -122,7 +120,7 @@ def run_trial(
         else:
             model = load_model(plan.network, num_classes=plan.num_classes)
     progress(0.15, "loading photographs")
-    images = pictures(plan.input_shape)
+    images = pictures(plan.input_shape, plan.photographs)
     check()
     progress(0.2, "cutting the network")
     parts = split(model, at=plan.at, input_shape=plan.input_shape).train()
@@ -133,7 +131,7 @@ def run_trial(
     segments = parts.segments[: len(plan.at)]
     with OwnGenerator(SEED, check), torch.no_grad():
         for place, (message, cut, segment) in enumerate(zip(selected, plan.at, segments, strict=False)):
-            progress(0.3 + 0.3 * place / len(segments), f"{PHOTOGRAPHS} photographs through segment {segment.letter}")
+            progress(0.3 + 0.3 * place / len(segments), f"{len(images)} photographs through segment {segment.letter}")
             boundary = segment.exit[True]
             assert boundary is not None
             value = segment(value)
@@ -154,7 +152,7 @@ def run_trial(
         if measured:
             results.append(_summed(message, cut, measured))
     progress(1.0, "done")
-    return Trial(plan, PHOTOGRAPHS, tuple(results))
+    return Trial(plan, tuple(results))
 
 
 def _summed(message: str, cut: str, measured: Sequence[tuple[Measurement, float]]) -> MessageTrial:

@@ -77,7 +77,7 @@ class View:
 
     def show_trials(self) -> None:
         """Show what was measured at the chosen cuts; called by the worker too."""
-        self.trials.value = trials_html(self.state.trials, self.state.facts)
+        self.trials.value = trials_html(self.state.trials, self.state.facts, self.state.photographs)
 
     def _make_controls(self) -> None:
         wide = {"description_width": "64px"}
