@@ -1,36 +1,28 @@
 """From the device to the session: in the same process, or over HTTP on one connection that is kept open.
 
-Both give the same answers; only HTTP has a socket, on which every byte is counted. Bodies are sent in pieces without
-joining them and received into one buffer of the right size, which is why the standard library's client is used.
+Both give the same answers; only HTTP has a socket, on which every byte is counted.
 """
 
 from __future__ import annotations
 
-import http.client
-import io
 import json
-import select
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import torch
 
 from spliteasy import errors
 from spliteasy.codecs import container
-from spliteasy.errors import ConnectionLost, ProtocolError, ServerError, SplitEasyError
+from spliteasy.errors import ProtocolError, ServerError, SplitEasyError
+from spliteasy.http1 import Connection
 from spliteasy.link import Link
 from spliteasy.server.session import Commit, Session
 from spliteasy.weights import load_tensors, save_tensors, unflatten_state
-from spliteasy.wire import Frame, empty_buffer
+from spliteasy.wire import Frame
 
 __all__ = ["HTTP", "InProcess", "Reply", "Transport"]
-
-_JOINED = 1 << 16
-_MAX_BODY = 1 << 34
 
 
 @dataclass(frozen=True)
@@ -116,7 +108,7 @@ class HTTP:
         timeout: float = 600.0,
     ) -> None:
         self.url, self._link = url.rstrip("/"), link
-        self._connection = _Connection(self.url, timeout)
+        self._connection = Connection(self.url, timeout)
         self._headers: dict[str, str] = {}
         body = save_tensors(weights, {"session": json.dumps(dict(config))})
         answer = self._json("POST", "/v1/sessions", [body])
@@ -173,135 +165,10 @@ class HTTP:
         return answer
 
     def _call(self, method: str, path: str, pieces: Sequence[bytes | memoryview]) -> tuple[memoryview, int, int]:
-        status, kind, body, sent, received = self._connection.call(method, path, pieces, self._headers)
-        if status >= 400:
-            raise _refusal(self.url + path, status, kind, bytes(body))
-        return body, sent, received
-
-
-class _Connection:
-    """One HTTP/1.1 connection to one address, kept open, with the bytes of each call counted at the socket."""
-
-    def __init__(self, url: str, timeout: float) -> None:
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise ServerError(f"Expected a server's address such as http://127.0.0.1:8765, found {url!r}.")
-        self.url = url
-        self._prefix = parts.path
-        self._client = _CountingClient(parts.hostname, parts.port or 80, timeout=timeout)
-
-    def call(
-        self, method: str, path: str, pieces: Sequence[bytes | memoryview], headers: Mapping[str, str]
-    ) -> tuple[int, str, memoryview, int, int]:
-        """Status, content type, body, bytes sent, bytes received."""
-        self._reconnect_if_closed()
-        size = sum(len(piece) for piece in pieces)
-        body = b"".join(pieces) if size <= _JOINED else pieces
-        sent, received = self._client.sent, self._client.received
-        try:
-            self._client.request(method, self._prefix + path, body, {**headers, "Content-Length": str(size)})
-            response = self._client.getresponse()
-            content = self._read(response)
-        except (http.client.BadStatusLine, http.client.LineTooLong, http.client.UnknownProtocol) as error:
-            self.close()
-            if isinstance(error, http.client.RemoteDisconnected):
-                raise self._lost(method, path, error) from error
-            raise ProtocolError(
-                f"Expected a spliteasy server at {self.url}, found something that does not speak HTTP ({error})."
-            ) from error
-        except (OSError, http.client.HTTPException) as error:
-            self.close()
-            raise self._lost(method, path, error) from error
-        counts = self._client.sent - sent, self._client.received - received
-        return response.status, response.headers.get_content_type(), content, *counts
-
-    def close(self) -> None:
-        self._client.close()
-
-    def _reconnect_if_closed(self) -> None:
-        """A server may close a connection that was idle for long; an idle socket with something to read is that."""
-        sock = self._client.sock
-        if sock is not None and select.select([sock], [], [], 0)[0]:
-            self._client.close()
-
-    def _read(self, response: http.client.HTTPResponse) -> memoryview:
-        length = response.length
-        if length is None:
-            return memoryview(response.read(_JOINED))
-        if length > _MAX_BODY:
-            raise http.client.HTTPException(f"a body of {length} bytes")
-        buffer = empty_buffer(length)
-        filled = 0
-        while filled < length:
-            count = response.readinto(buffer[filled:])
-            if not count:
-                raise http.client.IncompleteRead(b"", length - filled)
-            filled += count
-        response.read()
-        return buffer
-
-    def _lost(self, method: str, path: str, error: Exception) -> ConnectionLost:
-        reason = str(error) or type(error).__name__
-        return ConnectionLost(
-            f"Expected an answer from {self.url} to {method} {path}, found none ({reason}). Is the server running? "
-            "Start one with `spliteasy serve`, or use se.LocalServer(). The device keeps the parameters of the last "
-            "finished step; B's are those of the last pull()."
-        )
-
-
-class _CountingClient(http.client.HTTPConnection):
-    """Counts what goes through the socket, headers included, and does not wait to fill a packet."""
-
-    sent = 0
-    received = 0
-
-    def connect(self) -> None:
-        super().connect()
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.sock = _CountingSocket(self.sock, self)
-
-
-class _CountingSocket:
-    """A socket as `http.client` uses it."""
-
-    def __init__(self, sock: socket.socket, counts: _CountingClient) -> None:
-        self._sock, self._counts = sock, counts
-
-    def sendall(self, data: bytes | memoryview) -> None:
-        self._sock.sendall(data)
-        self._counts.sent += len(data)
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_CountingReader(self._sock.makefile("rb", buffering=0), self._counts), _JOINED)
-
-    def fileno(self) -> int:
-        return self._sock.fileno()
-
-    def close(self) -> None:
-        self._sock.close()
-
-    def settimeout(self, timeout: float | None) -> None:
-        self._sock.settimeout(timeout)
-
-
-class _CountingReader(io.RawIOBase):
-    """The receiving half of a socket."""
-
-    def __init__(self, raw: io.RawIOBase, counts: _CountingClient) -> None:
-        self._raw, self._counts = raw, counts
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        count = self._raw.readinto(buffer)
-        self._counts.received += count or 0
-        return count
-
-    def close(self) -> None:
-        if not self.closed:
-            self._raw.close()
-        super().close()
+        answer = self._connection.call(method, path, pieces, self._headers)
+        if answer.status >= 400:
+            raise _refusal(self.url + path, answer.status, answer.kind, bytes(answer.body))
+        return answer.body, answer.sent, answer.received
 
 
 def _cross(link: Link | None, up: int, down: int) -> float:

@@ -1,0 +1,149 @@
+"""One HTTP/1.1 connection that is kept open and counts every byte: what a training step needs of a client, no more.
+
+Bodies have a stated length both ways. They are sent in pieces without joining large ones, and received into one buffer
+of the right size. General clients (`requests`, `http.client`) join or parse more than a step of a small network takes,
+and do not say how many bytes went through the socket.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from spliteasy.errors import ConnectionLost, ProtocolError, ServerError
+from spliteasy.wire import empty_buffer
+
+__all__ = ["Answer", "Connection"]
+
+_JOINED = 1 << 16
+_MAX_HEAD = 1 << 16
+_MAX_BODY = 1 << 34
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Status, content type and body of an answer, and the bytes that went through the socket each way."""
+
+    status: int
+    kind: str
+    body: memoryview
+    sent: int
+    received: int
+
+
+class Connection:
+    """A connection to ``http://host:port``, opened with the first call and opened again if the server closed it idle.
+
+    Raises `ServerError` for another kind of address, `ConnectionLost` when nobody answers, `ProtocolError` when the
+    answer is not HTTP/1.1 with a stated length.
+    """
+
+    def __init__(self, url: str, timeout: float) -> None:
+        parts = urlsplit(url)
+        try:
+            host, port = parts.hostname, parts.port or 80
+        except ValueError:
+            host = None
+        if parts.scheme != "http" or not host or not url.isprintable() or " " in url:
+            raise ServerError(f"Expected a server's address such as http://127.0.0.1:8765, found {url!r}.")
+        self.url, self._address, self._timeout = url, (host, port), timeout
+        self._prefix, self._host = parts.path.rstrip("/"), parts.netloc
+        self._socket: socket.socket | None = None
+
+    def call(self, method: str, path: str, pieces: Sequence[bytes | memoryview], headers: Mapping[str, str]) -> Answer:
+        """Send a request and wait for its answer."""
+        size = sum(len(piece) for piece in pieces)
+        lines = [f"{method} {self._prefix}{path} HTTP/1.1", f"Host: {self._host}", f"Content-Length: {size}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        head = "\r\n".join([*lines, "", ""]).encode("ascii")
+        try:
+            connected = self._open()
+            if size <= _JOINED:
+                connected.sendall(b"".join([head, *pieces]))
+            else:
+                for piece in [head, *pieces]:
+                    connected.sendall(piece)
+            return self._answer(connected, len(head) + size)
+        except OSError as error:
+            self.close()
+            reason = str(error) or type(error).__name__
+            raise ConnectionLost(
+                f"Expected an answer from {self.url} to {method} {path}, found none ({reason}). Is the server running? "
+                "Start one with `spliteasy serve`, or use se.LocalServer(). The device keeps the parameters of the "
+                "last finished step; B's are those of the last pull()."
+            ) from error
+        except BaseException:
+            self.close()  # an answer that was not read to its end would be taken for that of the next call
+            raise
+
+    def close(self) -> None:
+        """Close the connection; the next call opens a new one."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _open(self) -> socket.socket:
+        if self._socket is not None and self._is_closed_by_server(self._socket):
+            self.close()
+        if self._socket is None:
+            self._socket = socket.create_connection(self._address, self._timeout)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self._socket
+
+    def _is_closed_by_server(self, idle: socket.socket) -> bool:
+        """A server may close a connection that was idle for long; an idle socket with something to read is that."""
+        idle.setblocking(False)
+        try:
+            idle.recv(1, socket.MSG_PEEK)
+            return True
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        finally:
+            idle.settimeout(self._timeout)
+
+    def _answer(self, connected: socket.socket, sent: int) -> Answer:
+        received = bytearray()
+        end = -1
+        while end < 0:
+            piece = connected.recv(_JOINED)
+            if not piece:
+                raise ConnectionResetError("the connection was closed" + (" in mid-answer" if received else ""))
+            received += piece
+            end = received.find(b"\r\n\r\n")
+            if not received.startswith(b"HTTP/1."[: len(received)]) or (end < 0 and len(received) > _MAX_HEAD):
+                raise self._foreign(bytes(received[:80]))
+        status, kind, length, closes = self._head(bytes(received[:end]))
+        body = empty_buffer(length)
+        start = end + 4
+        filled = len(received) - start
+        if filled > length:
+            raise self._foreign(bytes(received[start + length :][:80]))
+        body[:filled] = received[start:]
+        while filled < length:
+            count = connected.recv_into(body[filled:])
+            if not count:
+                raise ConnectionResetError(f"the connection was closed after {filled} of {length} bytes")
+            filled += count
+        if closes:
+            self.close()
+        return Answer(status, kind, body, sent, start + length)
+
+    def _head(self, head: bytes) -> tuple[int, str, int, bool]:
+        """Status, content type, length of the body, and whether the server closes the connection."""
+        first, *lines = head.decode("latin-1").split("\r\n")
+        fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        status, length = first.split(" ")[1:2], fields.get("content-length", "")
+        if not status or not status[0].isdecimal() or not length.isdecimal() or int(length) > _MAX_BODY:
+            raise self._foreign(head[:200])
+        kind = fields.get("content-type", "").partition(";")[0].strip().lower()
+        return int(status[0]), kind, int(length), fields.get("connection", "").lower() == "close"
+
+    def _foreign(self, found: bytes) -> ProtocolError:
+        return ProtocolError(
+            f"Expected a spliteasy server at {self.url}, found an answer that begins {found!r}. Is the address right? "
+            "Is something else listening there?"
+        )
