@@ -13,7 +13,7 @@ import torch
 from spliteasy.codecs.container import DTYPE_NAMES
 from spliteasy.errors import FrameError, SessionError, SplitEasyError, SplitError
 from spliteasy.models import Recipe, build
-from spliteasy.optimization import make_loss
+from spliteasy.optimization import check_optimizer, make_loss
 from spliteasy.server.session import Session
 from spliteasy.splitting import Split, split
 from spliteasy.weights import copy_weights
@@ -78,6 +78,8 @@ class SessionConfig:
         for name in ("cuts", "frozen", "evaluating"):
             if not all(isinstance(item, str) for item in value[name]):
                 raise FrameError(f"Expected names in {name} of the session's configuration, found {value[name]!r}.")
+        if (value["loss"] is not None) != (len(value["cuts"]) == 1):
+            raise FrameError(f"Expected a loss in a single split and none in a double, found {value['loss']!r}.")
         return cls(**value)
 
 
@@ -105,7 +107,7 @@ def open_session(config: SessionConfig, weights: Mapping[str, torch.Tensor], all
         result.b,
         result.routes,
         Codecs.from_dict(config.codecs),
-        config.optimizer,
+        check_optimizer(config.optimizer),
         loss=make_loss(config.loss) if config.loss is not None else None,
         backward=config.backward,
         seed=config.seed,
