@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import functools
 import json
-import socket
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -21,7 +19,9 @@ import spliteasy as se
 from spliteasy.codecs import container
 from spliteasy.errors import SplitEasyError
 from spliteasy.seeding import step_seed
+from spliteasy.server.app import create_app
 from spliteasy.server.session import Commit
+from spliteasy.server.store import SessionStore
 from spliteasy.splitting import Split
 from spliteasy.transport import Reply
 from spliteasy.weights import load_tensors, save_tensors, unflatten_state
@@ -83,7 +83,7 @@ def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> 
 
 def forged(frame: Frame | bytes, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], Any]) -> bytes:
     """A frame whose header and planes ``change`` has had its hands on."""
-    planes, metadata = container.read(bytes(frame))
+    planes, metadata = container.read(bytearray(bytes(frame)))  # a copy, to be written to
     header = json.loads(metadata["spliteasy"])
     change(header, planes)
     return b"".join(container.write(planes, {**metadata, "spliteasy": json.dumps(header)}))
@@ -171,106 +171,110 @@ def problem(response: Any, *statuses: int) -> dict[str, Any]:
     return value
 
 
-class Listener:
-    """A socket on a free loopback port; every connection is given to ``talk`` on a thread of its own."""
+class Reshaping(nn.Module):
+    """A number is alive at the cut `pool`: the batch size that the view behind it takes."""
 
-    def __init__(self, talk: Callable[[socket.socket], None]) -> None:
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self._talk, self._open = talk, set[socket.socket]()
-        self.connections = 0
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.pool = nn.MaxPool2d(2)
+        self.head = nn.Linear(64, num_classes)
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._socket.accept()
-                self.connections += 1
-                self._open.add(connection)
-                threading.Thread(target=self._run, args=(connection,), daemon=True).start()
-
-    def _run(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError), connection:
-            self._talk(connection)
-        self._open.discard(connection)
-
-    def close(self) -> None:
-        for one in [self._socket, *self._open]:
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-
-    def __enter__(self) -> Listener:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        size = x.size(0)
+        logits: torch.Tensor = self.head(self.pool(x).view(size, -1).relu())
+        return logits
 
 
-class Proxy(Listener):
-    """Between device and server: keeps every byte, can hold back what the server answers, and can cut the line.
+class Talkative(nn.Module):
+    """Prints, and prints."""
 
-    ``before_up`` is called with what the device sends before it is passed on.
-    """
-
-    def __init__(self, url: str) -> None:
-        host, _, port = url.removeprefix("http://").rpartition(":")
-        self._target = (host, int(port))
-        self.up, self.down = bytearray(), bytearray()
-        self.holding = threading.Event()
-        self.before_up: Callable[[bytes], object] = lambda data: None
-        self.before_down: Callable[[bytes], object] = lambda data: None
-        super().__init__(self._relay)
-
-    def _relay(self, device: socket.socket) -> None:
-        with socket.create_connection(self._target) as server:
-            server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            device.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            back = threading.Thread(target=self._pump, args=(server, device, self.down, False), daemon=True)
-            back.start()
-            self._pump(device, server, self.up, True)
-            back.join()
-
-    def _pump(self, source: socket.socket, target: socket.socket, kept: bytearray, up: bool) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                kept += data
-                (self.before_up if up else self.before_down)(data)
-                if not (self.holding.is_set() and not up):
-                    target.sendall(data)
-        for one in (source, target):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            print("word " * 50_000)
+        return x * 1
 
 
-def answering(response: bytes) -> Callable[[socket.socket], None]:
-    """Talk that reads one request, as far as it comes at once, and answers ``response``."""
-
-    def talk(connection: socket.socket) -> None:
-        connection.recv(1 << 20)
-        connection.sendall(response)
-
-    return talk
+def talkative() -> nn.Module:
+    """Segment B prints 250 kB in every step when it is cut around the layer `1`."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), Talkative(), nn.Linear(16, 16), nn.Linear(16, 10))
 
 
-def http_response(
-    body: bytes, status: str = "200 OK", kind: str = "application/json", length: int | None = None
-) -> bytes:
-    """A response with a stated length, which may lie."""
-    stated = len(body) if length is None else length
-    return f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {stated}\r\n\r\n".encode() + body
+Change = Callable[[dict[str, Any], dict[str, torch.Tensor]], Any]
+"""Lays hands on a header and its planes."""
 
 
-def sessions(url: str) -> int:
-    """How many sessions a server holds."""
-    import requests
+@functools.cache
+def recorded(at: tuple[str, ...] = DOUBLE, chain: str = "raw", clip: float | None = None) -> AppTransport:
+    """What a device sends in two steps and while closing, kept to be sent again in any order."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        opened = on_app(monkeypatch, create_app(SessionStore()))
+        optimizer = {"name": "SGD", "lr": 0.05, "momentum": 0.9}
+        with se.Trainer(digits_split(at), server="app", codecs=chain, optimizer=optimizer, clip_norm=clip) as trainer:
+            for x, y in batches(2):
+                trainer.step(x, y)
+            trainer.evaluate([batch(2)])
+            trainer.state_dict()
+    return opened[0]
 
-    return int(requests.get(f"{url}/v1/health", timeout=30).json()["sessions"])
+
+class Caller:
+    """A session of its own on an app, opened as the recorded device opened its, and called with what it said."""
+
+    def __init__(self, app: Flask, at: tuple[str, ...] = DOUBLE, chain: str = "raw", clip: float | None = None) -> None:
+        self.client, self.device = app.test_client(), recorded(at, chain, clip)
+        answer = self.client.post("/v1/sessions", data=self.device.opening)
+        assert answer.status_code == 201 and answer.content_type == "application/json"
+        self.session, self.token = answer.get_json()["session"], answer.get_json()["token"]
+
+    def send(self, method: str, path: str, body: bytes = b"", token: str | None = None) -> Any:
+        headers = {"Authorization": f"Bearer {self.token if token is None else token}"}
+        return self.client.open(f"/v1/sessions/{self.session}{path}", method=method, data=body, headers=headers)
+
+    def body(self, path: str) -> bytes:
+        """What the device sent to a path, the last time."""
+        return next(body for _, called, body in reversed(self.device.calls) if called == path)
+
+    def call(self, path: str, change: Change | None = None) -> Any:
+        """What the device sent there, sent again."""
+        body = self.body(path)
+        method = "PUT" if path.startswith("/steps") else "POST"
+        return self.send(method, path, body if change is None else forged(body, change))
+
+    def step(self, number: int = 0) -> None:
+        for call in ("forward", "backward")[: len(self.device_cuts)]:
+            response = self.call(f"/steps/{number}/{call}")
+            assert response.status_code == 200, response.data
+
+    @property
+    def device_cuts(self) -> list[str]:
+        cuts: list[str] = json.loads(container.read(self.device.opening)[1]["session"])["cuts"]
+        return cuts
+
+    def commit(self, step: int, rate: float = 0.05, clip: float | None = None) -> Any:
+        return self.send("POST", "/commit", json.dumps(Commit(step, rate, clip).to_dict()).encode())
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Weights and optimizer state."""
+        weights, optimizer = self.send("GET", "/weights"), self.send("GET", "/optimizer")
+        assert weights.status_code == optimizer.status_code == 200
+        return {**load_tensors(weights.data), **load_tensors(optimizer.data)}
 
 
-@contextlib.contextmanager
-def no_session_left(url: str) -> Iterator[None]:
-    """Afterwards the server holds as many sessions as before."""
-    before = sessions(url)
-    yield
-    assert sessions(url) == before
+@functools.cache
+def reference(at: tuple[str, ...], steps: int) -> dict[str, torch.Tensor]:
+    """The state after some steps in a session that nobody disturbed."""
+    caller = Caller(create_app(SessionStore()), at)
+    for number in range(steps):
+        caller.step(number)
+    assert caller.commit(steps - 1).status_code == 200
+    return caller.state()
+
+
+def calls(session: str) -> list[tuple[str, str]]:
+    """Every route of a session."""
+    base = f"/v1/sessions/{session}"
+    puts = [("PUT", f"{base}/steps/0/{call}") for call in ("forward", "backward")]
+    posts = [("POST", f"{base}/{call}") for call in ("evaluate", "commit")]
+    return [*puts, *posts, ("GET", f"{base}/weights"), ("GET", f"{base}/optimizer"), ("DELETE", base)]

@@ -1,0 +1,113 @@
+"""Sockets for tests: a proxy that keeps every byte, servers that answer with something else, calls without a client."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+
+class Listener:
+    """A socket on a free loopback port; every connection is given to ``talk`` on a thread of its own."""
+
+    def __init__(self, talk: Callable[[socket.socket], None]) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._talk, self._open = talk, set[socket.socket]()
+        self.connections = 0
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                self.connections += 1
+                self._open.add(connection)
+                threading.Thread(target=self._run, args=(connection,), daemon=True).start()
+
+    def _run(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            self._talk(connection)
+        self._open.discard(connection)
+
+    def close(self) -> None:
+        for one in [self._socket, *self._open]:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Proxy(Listener):
+    """Between device and server: keeps every byte, can hold back what the server answers, and can cut the line.
+
+    ``before_up`` is called with what the device sends before it is passed on.
+    """
+
+    def __init__(self, url: str) -> None:
+        host, _, port = url.removeprefix("http://").rpartition(":")
+        self._target = (host, int(port))
+        self.up, self.down = bytearray(), bytearray()
+        self.holding = threading.Event()
+        self.before_up: Callable[[bytes], object] = lambda data: None
+        self.before_down: Callable[[bytes], object] = lambda data: None
+        super().__init__(self._relay)
+
+    def _relay(self, device: socket.socket) -> None:
+        with socket.create_connection(self._target) as server:
+            server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            device.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            back = threading.Thread(target=self._pump, args=(server, device, self.down, False), daemon=True)
+            back.start()
+            self._pump(device, server, self.up, True)
+            back.join()
+
+    def _pump(self, source: socket.socket, target: socket.socket, kept: bytearray, up: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                kept += data
+                (self.before_up if up else self.before_down)(data)
+                if not (self.holding.is_set() and not up):
+                    target.sendall(data)
+        for one in (source, target):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+
+def answering(response: bytes) -> Callable[[socket.socket], None]:
+    """Talk that reads one request, as far as it comes at once, and answers ``response``."""
+
+    def talk(connection: socket.socket) -> None:
+        connection.recv(1 << 20)
+        connection.sendall(response)
+
+    return talk
+
+
+def http_response(
+    body: bytes, status: str = "200 OK", kind: str = "application/json", length: int | None = None
+) -> bytes:
+    """A response with a stated length, which may lie."""
+    stated = len(body) if length is None else length
+    return f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {stated}\r\n\r\n".encode() + body
+
+
+def sessions(url: str) -> int:
+    """How many sessions a server holds."""
+    import requests
+
+    return int(requests.get(f"{url}/v1/health", timeout=30).json()["sessions"])
+
+
+@contextlib.contextmanager
+def no_session_left(url: str) -> Iterator[None]:
+    """Afterwards the server holds as many sessions as before."""
+    before = sessions(url)
+    yield
+    assert sessions(url) == before
