@@ -15,18 +15,19 @@ from spliteasy.explorer.wording import amount, arithmetic, bandwidth, duration, 
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+    from spliteasy.pictures import Picture
 
 __all__ = ["draw", "png", "static_html"]
 
 _INK, _DIM, _LINE = "#212121", "#616161", "#d9d9d9"
 
 
-def draw(picture: Skyline) -> Figure:
-    """The skyline as a Figure of 10 by 4.2 inches, on white."""
-    from matplotlib.figure import Figure
+def draw(picture: Skyline) -> Picture:
+    """The skyline as a Figure of 10 by 4.2 inches, on white; a notebook shows it by itself."""
+    from spliteasy.pictures import Picture
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained", facecolor="white")
+    figure = Picture(figsize=(10, 4.2), layout="constrained", facecolor="white")
     axes = figure.subplots()
     gap = 0.14 if picture.count <= FEW else 0.0
     axes.bar(
@@ -155,10 +156,10 @@ def _legend(axes: Axes, picture: Skyline) -> None:
     handles = [Patch(color=SEGMENT_COLORS[letter], label=f"{letter} on the {owner}") for letter, owner in owners]
     handles.append(Patch(color=_INK, label="chosen cut: what crosses there"))
     axes.text(
-        1, -0.155, "operations, in the order they run →", transform=axes.transAxes, ha="right", va="top", fontsize=8.5,
+        1, -0.155, "operations, first to last →", transform=axes.transAxes, ha="right", va="top", fontsize=8.5,
         color=_DIM,
     )
     axes.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(0, -0.13), ncols=len(handles), frameon=False, fontsize=9.5,
-        borderaxespad=0, handlelength=1, handleheight=1, labelcolor=_INK,
+        borderaxespad=0, columnspacing=1.4, handlelength=1, handleheight=1, labelcolor=_INK,
     )

@@ -12,9 +12,8 @@ from spliteasy.explorer.trial import Trial, run_trial
 from spliteasy.explorer.wording import size
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from spliteasy.explorer.view import View
+    from spliteasy.pictures import Picture
 
 __all__ = ["Explorer", "close_earlier_views"]
 
@@ -40,7 +39,7 @@ class Explorer:
             self._view = View(self.state)
         return self._view.box
 
-    def figure(self) -> Figure:
+    def figure(self) -> Picture:
         """The picture as a matplotlib Figure, for papers and for readers without a kernel."""
         return draw(self.state.skyline)
 
