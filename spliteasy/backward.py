@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from spliteasy.boundary import Scalar
 from spliteasy.errors import TrainingError, suggest
@@ -18,17 +19,20 @@ from spliteasy.segment import Segment
 __all__ = ["METHODS", "Backward", "Pass", "auxiliary_label", "backward_method", "exact"]
 
 Tensors = Sequence[torch.Tensor | None]
-Backward = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], float]
-"""Takes outputs and their gradients, runs the backward, returns the relative L2 error of the gradients it used."""
+Begun = Sequence[tuple[nn.Parameter, torch.Tensor]]
+"""Parameters with the gradients that they have already, from a later segment."""
+Backward = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor], Begun], float]
+"""Takes outputs, their gradients and what was begun, runs the backward, returns the relative L2 error of the gradients
+it used."""
 
 
-def exact(outputs: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> float:
+def exact(outputs: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], begun: Begun = ()) -> float:
     """The vector-Jacobian product, as autograd computes it inside a whole network. The error is 0."""
-    torch.autograd.backward(list(outputs), list(gradients))
+    torch.autograd.backward([*outputs, *(p for p, _ in begun)], [*gradients, *(g for _, g in begun)])
     return 0.0
 
 
-def auxiliary_label(outputs: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> float:
+def auxiliary_label(outputs: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], begun: Begun = ()) -> float:
     """The paper's way: an auxiliary label ĉ = c − g and the loss ½ Σ (ĉ − c)², whose gradient at c is c − ĉ ≈ g.
 
     Palanisamy et al., SplitEasy, HotMobile '21, section 2.1; its Eq. 5 prints ĉ = c + g, which would climb the loss.
@@ -41,7 +45,7 @@ def auxiliary_label(outputs: Sequence[torch.Tensor], gradients: Sequence[torch.T
         total = sum(float(gradient.double().square().sum()) for gradient in gradients)
     loss = sum(((label - output).square().sum() / 2 for output, label in zip(outputs, labels, strict=True)))
     if isinstance(loss, torch.Tensor):
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward([loss, *(p for p, _ in begun)], [torch.ones_like(loss), *(g for _, g in begun)])
     return float((lost / total) ** 0.5) if total else 0.0
 
 
@@ -70,7 +74,7 @@ class Pass:
         entry = segment.entry[segment.training]
         assert entry is not None
         changed = segment.changed[segment.training]
-        own = [t.clone() if t is not None and slot in changed else t for slot, t in enumerate(tensors)]
+        own = [_copied(t) if t is not None and slot in changed else t for slot, t in enumerate(tensors)]
         self._received: Tensors = ()
         self._wanted = [slot for slot, needed in enumerate(needs_gradient) if needed and own[slot] is not None]
         if self._wanted:
@@ -89,6 +93,7 @@ class Pass:
         return result
 
     def _finish(self, segment: Segment, values: Sequence[Any]) -> None:
+        self._segment = segment
         results = segment.run(values)
         exit = segment.exit[segment.training]
         self.output: Any = results[0] if exit is None else None
@@ -100,13 +105,24 @@ class Pass:
         return [isinstance(tensor, torch.Tensor) and tensor.requires_grad for tensor in self.tensors_out]
 
     def backward(self, gradients: Tensors, method: Backward = exact) -> tuple[list[torch.Tensor | None], float]:
-        """Run the backward from the exit slots' gradients (None: missing); the entry slots' gradients and the error."""
+        """Run the backward from the exit slots' gradients (None: missing); the entry slots' gradients and the error.
+
+        A parameter that a later segment used too has a gradient already. Autograd on the whole network would have begun
+        with that one and added this segment's uses one by one, and so does this: any other order of summing differs in
+        the last bit.
+        """
         pairs = [
             (tensor, gradient)
             for tensor, gradient in zip(self.tensors_out, gradients, strict=True)
             if gradient is not None and tensor.requires_grad
         ]
-        error = method(*zip(*pairs, strict=True)) if pairs else 0.0
+        if not pairs:
+            return self.input_gradients(), 0.0
+        begun = [(p, p.grad) for p in self._segment.parameters() if p.requires_grad and p.grad is not None]
+        for parameter, _ in begun:
+            parameter.grad = None
+        tensors, own = zip(*pairs, strict=True)
+        error = method(tensors, own, begun)
         return self.input_gradients(), error
 
     def input_gradients(self) -> list[torch.Tensor | None]:
@@ -118,6 +134,11 @@ class Pass:
 
     def _receive(self, gradients: Tensors) -> None:
         self._received = gradients
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy that lies in memory as the tensor does, gaps included: the order of sums depends on it."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
 class _Enter(torch.autograd.Function):

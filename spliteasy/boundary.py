@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from spliteasy.codecs.container import DTYPE_NAMES
 from spliteasy.errors import DataError, FrameError, SplitError
 from spliteasy.propagation import storage_of
 
@@ -121,6 +122,11 @@ class Boundary:
     def _template(self, value: Any, name: str) -> Any:
         if isinstance(value, torch.Tensor):
             slot = self.slot_of(value)
+            if value.layout is not torch.strided or value.dtype not in DTYPE_NAMES:
+                raise SplitError(
+                    f"Expected dense tensors at the cut of a dtype that a frame can hold, found '{name}' with "
+                    f"{value.layout} and {value.dtype}. Split elsewhere."
+                )
             if slot is None:
                 self.tensors.append(value)
                 self._owners.append(name)
@@ -148,7 +154,12 @@ def _rule(name: str, tensor: torch.Tensor, batch: int, twin: torch.Tensor, other
 
 def _take(template: Any, value: Any, tensors: dict[int, torch.Tensor], scalars: list[Scalar]) -> None:
     if isinstance(template, _Slot):
-        tensors.setdefault(template.index, value)
+        if tensors.setdefault(template.index, value) is not value:
+            raise SplitError(
+                "Expected one tensor where there are two now: at this cut an operation gave back its operand when the "
+                "network was traced, and a copy of it here. Give inputs in the default memory format, or split "
+                "elsewhere."
+            )
     elif isinstance(template, _Scalar):
         scalars.append(_to_json(value, "a value"))
     else:

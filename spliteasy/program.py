@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from spliteasy.errors import CutError, DataError, suggest
-from spliteasy.propagation import Propagation, propagate, tensors_in
+from spliteasy.errors import CutError, DataError, TraceError, suggest
+from spliteasy.propagation import Propagation, ShapeError, propagate, tensors_in
 from spliteasy.tracing import Trace, meta_copy, trace
+from spliteasy.verifying import verify
 
-__all__ = ["Mode", "Program"]
+__all__ = ["Mode", "Program", "input_dtype"]
 
 
 class Mode:
@@ -22,7 +23,7 @@ class Mode:
     def __init__(self, traced: Trace, propagation: Propagation) -> None:
         self.trace = traced
         self.propagation = propagation
-        _drop_dead_shapes(traced.graph, propagation.values)
+        _drop_dead_shapes(traced.graph, propagation)
         inputs = [node for node in traced.graph.nodes if node.op == "placeholder"]
         self.nodes: list[fx.Node] = [*inputs, *traced.operations]
         self.output: fx.Node = next(node for node in traced.graph.nodes if node.op == "output")
@@ -51,9 +52,26 @@ class Mode:
         nodes = self.nodes[lo + 1 : hi + 1] + ([self.output] if hi == len(self.nodes) - 1 else [])
         return {used for node in nodes for used in node.all_input_nodes if used.op == "get_attr"}
 
+    def mutated(self, lo: int, hi: int) -> set[int]:
+        """The storages that the operations after ``lo`` up to ``hi`` change in place."""
+        mutates = self.propagation.mutates
+        return {storage for node in self.nodes[max(lo, 0) + 1 : hi + 1] for storage in mutates[node]}
+
+    def read(self, lo: int, hi: int) -> set[int]:
+        """The identities of the meta tensors that the operations after ``lo`` up to ``hi`` read."""
+        nodes: list[fx.Node] = self.nodes[max(lo, 0) + 1 : hi + 1]
+        if hi == len(self.nodes) - 1:
+            nodes = [*nodes, self.output]
+        values = self.propagation.values
+        return {id(tensor) for node in nodes for used in node.all_input_nodes for tensor in tensors_in(values[used])}
+
 
 class Program:
-    """Both modes of ``model``, traced for inputs of shape ``(batch, *input_shape)``."""
+    """Both modes of ``model``, traced for inputs of shape ``(batch, *input_shape)``.
+
+    Shapes are followed when they are asked for. Raises `TraceError` when the operations or their shapes cannot be
+    listed, `DataError` for a batch below 1 or a shape that is none.
+    """
 
     def __init__(
         self, model: nn.Module, input_shape: Sequence[int], batch: int, dtype: torch.dtype | None = None
@@ -61,18 +79,29 @@ class Program:
         self.model = model
         self.input_shape = _checked_shape(input_shape)
         self.batch = _checked_batch(batch)
-        self.dtype = dtype or next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-        network = meta_copy(model)
-        train_trace, eval_trace = trace(model, network, True), trace(model, network, False)
-        twins = _same_operations(train_trace.graph, eval_trace.graph)
-        propagation = self._propagate(train_trace, self.batch)
-        if twins is None:
-            in_eval = self._propagate(eval_trace, self.batch)
-        else:
-            in_eval = Propagation(
-                *({twins[node]: value for node, value in table.items()} for table in _tables(propagation))
-            )
-        self.train, self.eval = Mode(train_trace, propagation), Mode(eval_trace, in_eval)
+        self.dtype = dtype or input_dtype(model)
+        self._followed: dict[tuple[bool, int], Propagation] = {}
+        with torch.inference_mode(False):
+            self._traces, self._followed[True, self.batch] = self._trace(meta_copy(model), set(), None)
+        self.train = Mode(self._traces[True], self._followed[True, self.batch])
+
+    def _trace(
+        self, network: nn.Module, whole: set[type[nn.Module]], earlier: ShapeError | None
+    ) -> tuple[dict[bool, Trace], Propagation]:
+        """Both modes, and the shapes in train mode. A module in which an operation depends on values is kept whole."""
+        try:
+            traces = {training: trace(self.model, network, training, whole) for training in (True, False)}
+            return traces, self._propagate(traces[True], self.batch)
+        except ShapeError as error:
+            inside = type(network.get_submodule(error.scope))
+            if not error.scope or inside in whole:
+                raise TraceError(str(earlier or error)) from error
+            return self._trace(network, {*whole, inside}, earlier or error)
+
+    @cached_property
+    def eval(self) -> Mode:
+        """The operations in eval mode, with shapes and aliases of their own: a dropout is no copy there."""
+        return Mode(self._traces[False], self._propagation(False, self.batch))
 
     def mode(self, training: bool) -> Mode:
         """The operations in train or in eval mode."""
@@ -81,20 +110,24 @@ class Program:
     @cached_property
     def cut_names(self) -> list[str]:
         """Every position that exists in both modes, in execution order; the first is the input itself."""
-        names = [
-            name
-            for position, name in enumerate(self.train.names)
-            if name in self.eval.position and self.train.holds_tensor(position)
-        ]
+        traced = self._traces[False]
+        order = {name: index for index, name in enumerate([_input_name(traced), *traced.names.values()])}
         kept: list[str] = []
-        for name in names:
-            if not kept or self.eval.position[name] > self.eval.position[kept[-1]]:
+        for position, name in enumerate(self.train.names):
+            if name in order and self.train.holds_tensor(position) and (not kept or order[name] > order[kept[-1]]):
                 kept.append(name)
         return kept
 
+    @cached_property
+    def reads_modes(self) -> bool:
+        """Whether train or eval is frozen in the operations, as in ``F.dropout(x, training=self.training)``."""
+        return not _same_operations(self._traces[True].graph, self._traces[False].graph)
+
     def find(self, cut: str) -> str:
         """The full name of a cut: its own, or of a module, whose last operation is meant. Raises `CutError`."""
-        if cut in self.train.position and cut in self.eval.position:
+        if not isinstance(cut, str):
+            raise CutError(f"Expected the name of a cut, such as {self.cut_names[-1]!r}; found {cut!r}.")
+        if cut in self.cut_names:
             return cut
         inside = [name for name in self.cut_names if name.startswith(f"{cut}.")]
         if not inside:
@@ -104,37 +137,58 @@ class Program:
             )
         return inside[-1]
 
+    def attribute(self, mode: Mode, target: str) -> Any:
+        """What a layer's or attribute's name stands for: the model's own, or a constant that its forward makes."""
+        if target in mode.trace.constants:
+            return mode.trace.constants[target]
+        parent, _, name = target.rpartition(".")
+        return getattr(self.model.get_submodule(parent), name)
+
     def values_at(self, training: bool, batch: int) -> Mapping[fx.Node, Any]:
         """What every operation returns for another batch size, on the meta device."""
-        mode = self.mode(training)
-        return mode.propagation.values if batch == self.batch else self._propagate(mode.trace, batch).values
+        return self._propagation(training, batch).values
+
+    def _propagation(self, training: bool, batch: int) -> Propagation:
+        if (training, batch) not in self._followed:
+            try:
+                self._followed[training, batch] = self._propagate(self._traces[training], batch)
+            except ShapeError as error:
+                raise TraceError(str(error)) from error
+        return self._followed[training, batch]
 
     def _propagate(self, traced: Trace, batch: int) -> Propagation:
-        inputs = torch.empty((batch, *self.input_shape), dtype=self.dtype, device="meta")
-        return propagate(traced, inputs, self.model)
+        with torch.inference_mode(False):
+            inputs = torch.empty((batch, *self.input_shape), dtype=self.dtype, device="meta")
+            propagation = propagate(traced, inputs, self.model)
+            if batch == self.batch:
+                verify(traced, propagation, inputs)
+            return propagation
 
 
-def _tables(propagation: Propagation) -> tuple[dict[fx.Node, Any], ...]:
-    return propagation.values, propagation.mutates, propagation.macs
+def input_dtype(model: nn.Module) -> torch.dtype:
+    """The dtype of inputs unless said otherwise: that of the parameters."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
-def _same_operations(first: fx.Graph, second: fx.Graph) -> dict[fx.Node, fx.Node] | None:
-    """The twin of each node when both graphs list the same operations on the same operands, else None."""
+def _same_operations(first: fx.Graph, second: fx.Graph) -> bool:
+    """Whether both graphs list the same operations on the same operands, constants included."""
     one, two = list(first.nodes), list(second.nodes)
     if len(one) != len(two):
-        return None
+        return False
     twins = dict(zip(one, two, strict=True))
     for a, b in twins.items():
         same_target = a.target == b.target or (a.op == "get_attr" and "_tensor_constant" in str(a.target))
-        if a.op != b.op or not same_target or [twins[used] for used in a.all_input_nodes] != b.all_input_nodes:
-            return None
-    return twins
+        same_operands = fx.node.map_arg((a.args, a.kwargs), twins.__getitem__) == (b.args, b.kwargs)
+        if a.op != b.op or not same_target or not same_operands:
+            return False
+    return True
 
 
-def _drop_dead_shapes(graph: fx.Graph, values: Mapping[fx.Node, Any]) -> None:
-    """Erase what computed shapes for dropped assertions. Tensor results stay: an in-place operation has no users."""
+def _drop_dead_shapes(graph: fx.Graph, propagation: Propagation) -> None:
+    """Erase what computed shapes for dropped assertions. What changes a tensor in place has no users, and stays."""
     for node in reversed(list(graph.nodes)):
-        if node.op not in ("output", "placeholder") and not node.users and next(tensors_in(values[node]), None) is None:
+        dead = not node.users and node.op in ("call_function", "call_method", "get_attr")
+        if dead and not propagation.mutates.get(node) and next(tensors_in(propagation.values[node]), None) is None:
             graph.erase_node(node)
 
 
@@ -144,10 +198,11 @@ def _input_name(traced: Trace) -> str:
 
 
 def _checked_shape(input_shape: Sequence[int]) -> tuple[int, ...]:
-    shape = tuple(input_shape)
-    if not all(isinstance(size, int) and size > 0 for size in shape):
+    shape = tuple(input_shape) if isinstance(input_shape, Iterable) else None
+    if shape is None or not all(isinstance(size, int) and size > 0 for size in shape):
         raise DataError(
-            f"Expected input_shape as positive whole numbers without the batch, such as (3, 224, 224); found {shape}."
+            "Expected input_shape as positive whole numbers without the batch, such as (3, 224, 224); found "
+            f"{input_shape!r}."
         )
     return shape
 

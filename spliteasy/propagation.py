@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,26 @@ from torch.utils.flop_counter import flop_registry
 from spliteasy.errors import TraceError
 from spliteasy.tracing import Trace
 
-__all__ = ["Propagation", "propagate", "storage_of", "tensors_in"]
+__all__ = ["Counter", "Kernel", "Propagation", "ShapeError", "on_meta", "propagate", "storage_of", "tensors_in"]
+
+
+class ShapeError(TraceError):
+    """An operation that stopped on the meta device; ``scope`` is the module in whose forward it stands."""
+
+    def __init__(self, message: str, scope: str) -> None:
+        super().__init__(message)
+        self.scope = scope
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel that ran on the meta device: its name, and the shapes of what it returned."""
+
+    name: str
+    shapes: tuple[tuple[int, ...], ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} → {', '.join('·'.join(map(str, shape)) for shape in self.shapes) or 'nothing'}"
 
 
 @dataclass
@@ -31,11 +51,13 @@ class Propagation:
     """What each operation produced, on the meta device. Tensors are compared by identity and by storage.
 
     ``mutates[node]`` holds the storages that the operation changed in place; ``macs[node]`` its multiply-accumulates.
+    ``path`` lists the kernels that took something from the input, in order.
     """
 
     values: dict[fx.Node, Any] = field(default_factory=dict)
     mutates: dict[fx.Node, frozenset[int]] = field(default_factory=dict)
     macs: dict[fx.Node, int] = field(default_factory=dict)
+    path: list[Kernel] = field(default_factory=list)
 
 
 def storage_of(tensor: torch.Tensor) -> int:
@@ -59,12 +81,11 @@ def propagate(trace: Trace, inputs: torch.Tensor, model: nn.Module) -> Propagati
     """Follow ``inputs`` (a meta tensor) through the traced operations.
 
     ``model`` is asked only when a module of data-dependent control flow cannot run on the meta device: a copy of that
-    one module then runs on zeros to learn its output's shape. Raises `TraceError` naming the operation that stopped.
+    one module then runs on zeros to learn its output's shape. Raises `ShapeError`, naming the operation that stopped.
     """
     result = Propagation()
-    trace.network.train(trace.training)
-    counter = _MacCounter()
-    with torch.no_grad(), torch.device("meta"), _CheapBatchNorm(), counter:
+    trace.set_modes()
+    with on_meta(inputs) as counter:
         for node in trace.graph.nodes:
             if node.op == "placeholder":
                 result.values[node] = inputs
@@ -75,10 +96,19 @@ def propagate(trace: Trace, inputs: torch.Tensor, model: nn.Module) -> Propagati
                 result.values[node] = fx.node.map_arg(node.args[0], lambda used: result.values[used])
             else:
                 _step(node, trace, result, counter, model)
+    result.path = counter.path
     return result
 
 
-def _step(node: fx.Node, trace: Trace, result: Propagation, counter: _MacCounter, model: nn.Module) -> None:
+@contextmanager
+def on_meta(inputs: torch.Tensor) -> Iterator[Counter]:
+    """Run operations on meta tensors, counting what takes something from ``inputs``."""
+    counter = Counter(inputs)
+    with torch.no_grad(), torch.device("meta"), _CheapBatchNorm(), counter:
+        yield counter
+
+
+def _step(node: fx.Node, trace: Trace, result: Propagation, counter: Counter, model: nn.Module) -> None:
     args = fx.node.map_arg(node.args, lambda used: result.values[used])
     kwargs = fx.node.map_arg(node.kwargs, lambda used: result.values[used])
     operands = [(tensor, tensor._version) for tensor in tensors_in((args, kwargs))]
@@ -87,7 +117,7 @@ def _step(node: fx.Node, trace: Trace, result: Propagation, counter: _MacCounter
         value = _function(node, trace.network, args)(*args[1:] if node.op == "call_method" else args, **kwargs)
     except Exception as error:
         if node.op != "call_module":
-            raise _stopped(trace.names[node], error) from error
+            raise _stopped(trace.names[node], node.meta["scope"], error) from error
         value = _run_on_zeros(node, trace, model, args, kwargs, error)
     result.values[node] = value
     result.macs[node] = counter.macs
@@ -110,48 +140,86 @@ def _attribute(network: nn.Module, target: str) -> Any:
 
 
 def _run_on_zeros(node: fx.Node, trace: Trace, model: nn.Module, args: Any, kwargs: Any, reason: Exception) -> Any:
-    """The output's shape of a module whose Python looks at values: a copy of it runs on zeros."""
+    """The output's shape of a module whose Python looks at values: a copy of it runs on zeros.
 
-    def zeros(value: Any) -> Any:
-        return torch.zeros(value.shape, dtype=value.dtype, device="cpu") if isinstance(value, torch.Tensor) else value
-
+    What it returns or changes of its operands is mapped back onto them.
+    """
+    operands = list(tensors_in((args, kwargs)))
+    name = str(node.target)
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        module = copy.deepcopy(model.get_submodule(str(node.target))).to("cpu").train(trace.training)
+        zeros = {id(tensor): torch.zeros(tensor.shape, dtype=tensor.dtype) for tensor in operands}
+        versions = {key: tensor._version for key, tensor in zeros.items()}
         try:
-            value = module(*(zeros(arg) for arg in args), **{key: zeros(arg) for key, arg in kwargs.items()})
+            module = copy.deepcopy(model.get_submodule(name)).to("cpu")
+            for inner, traced in zip(module.modules(), trace.network.get_submodule(name).modules(), strict=True):
+                inner.training = traced.training
+            value = module(*_replaced(args, zeros), **_replaced(kwargs, zeros))
         except Exception:
-            raise _stopped(trace.names[node], reason) from reason
-    return value.to("meta") if isinstance(value, torch.Tensor) else value
+            raise _stopped(trace.names[node], "", reason) from reason
+    back = {id(zeros[id(tensor)]): tensor for tensor in operands}
+    for tensor in operands:
+        if zeros[id(tensor)]._version != versions[id(tensor)]:
+            tensor.zero_()
+    for tensor in tensors_in(value):
+        back.setdefault(id(tensor), tensor.to("meta"))
+    return _replaced(value, back)
 
 
-def _stopped(name: str, error: Exception) -> TraceError:
+def _replaced(value: Any, tensors: Mapping[int, torch.Tensor]) -> Any:
+    """``value`` with each tensor in it exchanged for another, by identity."""
+    if isinstance(value, torch.Tensor):
+        return tensors[id(value)]
+    if isinstance(value, (tuple, list)):
+        items = [_replaced(item, tensors) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return {key: _replaced(item, tensors) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _stopped(name: str, scope: str, error: Exception) -> ShapeError:
     text = str(error).strip().splitlines()
-    return TraceError(
+    return ShapeError(
         f"The shapes behind operation '{name}' cannot be found: {type(error).__name__}: {text[0] if text else ''}\n"
         "Expected operations whose output shape follows from the input shape. Check input_shape, and move an operation "
-        "that depends on values into a module of its own."
+        "that depends on values into a module of its own.",
+        scope,
     )
 
 
 class _CheapBatchNorm(TorchFunctionMode):
-    """Batch normalization keeps the shape; its meta kernel costs 1.4 ms a call, so `torch.empty_like` stands in."""
+    """Batch normalization keeps the shape; its meta kernel costs 1.4 ms a call, so `torch.empty_like` stands in.
+
+    Running statistics that are operands are changed in place by training, and are marked so.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.batch_norm:
-            return torch.empty_like(args[0])
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func is not F.batch_norm:
+            return func(*args, **kwargs)
+        given = dict(zip(("input", "running_mean", "running_var", "weight", "bias", "training"), args, strict=False))
+        given |= kwargs
+        for name in ("running_mean", "running_var") if given.get("training") else ():
+            if given.get(name) is not None:
+                given[name].zero_()
+        return torch.empty_like(given["input"])
 
 
-class _MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what ``torch.utils.flop_counter`` knows; two floating-point operations are one multiply-accumulate."""
+class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what ``torch.utils.flop_counter`` knows (two floating-point operations are one multiply-accumulate), and
+    lists the kernels that took something from ``inputs``."""
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: torch.Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.macs = 0
+        self.path: list[Kernel] = []
+        self._from_inputs = {storage_of(inputs): inputs.untyped_storage()}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
             self.macs += math.floor(formula(*args, **(kwargs or {}), out_val=out) / 2)
+        if any(storage_of(tensor) in self._from_inputs for tensor in tensors_in((args, kwargs))):
+            made = list(tensors_in(out))
+            self.path.append(Kernel(str(func), tuple(tuple(tensor.shape) for tensor in made)))
+            self._from_inputs |= {storage_of(tensor): tensor.untyped_storage() for tensor in made}
         return out

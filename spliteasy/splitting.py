@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from spliteasy.boundary import Boundary
 from spliteasy.errors import CutError, SplitError
-from spliteasy.program import Mode, Program
-from spliteasy.propagation import storage_of, tensors_in
+from spliteasy.program import Mode, Program, input_dtype
+from spliteasy.propagation import storage_of
+from spliteasy.refusals import refuse_aliases, refuse_input_at_boundary, refuse_what_cannot_be_exact
 from spliteasy.segment import Segment, segment_graph
 
 __all__ = ["Route", "Split", "split"]
@@ -55,10 +56,13 @@ class Split:
         self.model = program.model
         self.cuts = cuts
         self.input_shape = program.input_shape
+        self._build(program)
+
+    def _build(self, program: Program) -> None:
+        cuts, other = self.cuts, program.batch + 1
         self.input_dtype = program.dtype
         self.output = program.train.propagation.values[program.train.output]
         self._batch = program.batch
-        other = program.batch + 1
         spans = _spans(program, cuts)
         boundaries = {
             training: [_boundary(program, training, cut, other) for cut in cuts] for training in (True, False)
@@ -72,11 +76,37 @@ class Split:
         if cuts:
             for training in (True, False):
                 mode = program.mode(training)
-                _refuse_aliases(mode, spans[training], boundaries[training])
                 self.routes[training] = _route(mode, spans[training], boundaries[training])
-            _refuse_what_cannot_be_exact(program, spans, len(cuts))
-            if len(cuts) == 2:
-                _refuse_input_at_boundary(program, cuts)
+                refuse_aliases(mode, spans[training], boundaries[training])
+        refuse_what_cannot_be_exact(program, spans)
+        if len(cuts) == 2:
+            refuse_input_at_boundary(program, cuts)
+        self._follow_modes(program.reads_modes)
+
+    def _follow_modes(self, frozen: bool) -> None:
+        """Take over the model's mode, and remember that of the modules whose forward is frozen in the operations."""
+        own = dict(self.model.named_modules())
+        inside = [module for segment in self.segments for module in segment.modules()]
+        for module in set(inside) - set(own.values()):
+            module.training = self.model.training
+        self._watched = {name: own[name] for name in own if name and own[name] not in set(inside)} if frozen else {}
+        self._evaluating = self._in_eval()
+
+    def _in_eval(self) -> set[str]:
+        return {name for name, module in self._watched.items() if self.model.training and not module.training}
+
+    def check_modes(self) -> None:
+        """Raise `SplitError` if modules were frozen or thawed since the split that ask for their mode in their forward.
+
+        Layers are asked when they run; what a forward hands on, as in ``F.dropout(x, training=self.training)``, is part
+        of the operations.
+        """
+        changed = self._in_eval() ^ self._evaluating
+        if self.model.training and changed:
+            raise SplitError(
+                f"Expected {', '.join(map(repr, sorted(changed)))} in the mode of the split, found train and eval "
+                "exchanged, which its operations do not follow. Set the modes of inner modules first, then split."
+            )
 
     @property
     def segments(self) -> list[Segment]:
@@ -91,6 +121,7 @@ class Split:
 
     def __call__(self, x: torch.Tensor) -> Any:
         """The network's output, computed segment by segment."""
+        self.check_modes()
         for segment in self.segments:
             x = segment(x)
         return x
@@ -107,10 +138,13 @@ class Split:
         return self.train(False)
 
     def to(self, *args: Any, **kwargs: Any) -> Split:
-        """Move or convert the model and every segment: the arguments of `torch.nn.Module.to`."""
+        """Move or convert the model: the arguments of `torch.nn.Module.to`. Inputs are of the new dtype from then on.
+
+        The segments are made again, so do it before a trainer takes them.
+        """
+        follows = self.input_dtype == input_dtype(self.model)
         self.model.to(*args, **kwargs)
-        for segment in self.segments:
-            segment.to(*args, **kwargs)
+        self._build(Program(self.model, self.input_shape, self._batch, None if follows else self.input_dtype))
         return self
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -141,6 +175,8 @@ def split(
     is no split. ``input_shape`` is without the batch, which may be of any size later. The segments equal the model to
     the bit; what could not is refused with `SplitError`. Raises `CutError` for unknown cuts and wrong order.
     """
+    if not isinstance(at, Iterable):
+        raise CutError(f"Expected the name of a cut, or of two, or () for no split; found {at!r}.")
     names = (at,) if isinstance(at, str) else tuple(at)
     if len(names) > 2:
         raise CutError(f"Expected no cut, one or two, found {len(names)}: {', '.join(map(repr, names))}.")
@@ -151,9 +187,7 @@ def split(
             f"Expected two different cuts in execution order, found {found[0]!r} before {found[1]!r}; "
             f"{'they are the same' if found[0] == found[1] else 'swap them'}."
         )
-    training = model.training
-    result = Split(program, found)
-    return result.train(training) if training != result.a.training else result
+    return Split(program, found)
 
 
 def _spans(program: Program, cuts: tuple[str, ...]) -> dict[bool, list[tuple[int, int]]]:
@@ -188,44 +222,22 @@ def _segment(
         entry[training] = boundaries[training][index - 1] if index else None
         exit[training] = boundaries[training][index] if index < len(boundaries[training]) else None
         before = entry[training]
-        mutated = _mutated(mode, lo, hi)
+        mutated = mode.mutated(lo, hi)
         changed[training] = frozenset(
             slot for slot, storage in enumerate(before.storages if before else []) if storage in mutated
         )
         for node in graphs[training].nodes:
             if node.op in ("call_module", "get_attr"):
-                attributes[str(node.target)] = _attribute(program, mode, str(node.target))
+                attributes[str(node.target)] = program.attribute(mode, str(node.target))
     lo, hi = spans[True][index]
     names = program.train.names[max(lo, 0) + 1 : hi + 1]
     span = (names[0] if names else "", names[-1] if names else "", len(names))
     return Segment(letter, graphs, attributes, entry, exit, changed, span)
 
 
-def _attribute(program: Program, mode: Mode, target: str) -> Any:
-    if target in mode.trace.constants:
-        return mode.trace.constants[target]
-    parent, _, name = target.rpartition(".")
-    return getattr(program.model.get_submodule(parent), name)
-
-
-def _mutated(mode: Mode, lo: int, hi: int) -> set[int]:
-    """The storages that the operations after ``lo`` up to ``hi`` change in place."""
-    mutates = mode.propagation.mutates
-    return {storage for node in mode.nodes[max(lo, 0) + 1 : hi + 1] for storage in mutates[node]}
-
-
-def _read(mode: Mode, lo: int, hi: int) -> set[int]:
-    """The identities of the meta tensors that the operations after ``lo`` up to ``hi`` read."""
-    nodes: list[fx.Node] = mode.nodes[max(lo, 0) + 1 : hi + 1]
-    if hi == len(mode.nodes) - 1:
-        nodes = [*nodes, mode.output]
-    values = mode.propagation.values
-    return {id(tensor) for node in nodes for used in node.all_input_nodes for tensor in tensors_in(values[used])}
-
-
 def _route(mode: Mode, spans: list[tuple[int, int]], boundaries: list[Boundary]) -> Route:
     lo, hi = spans[1]
-    read, mutated = _read(mode, lo, hi), _mutated(mode, lo, hi)
+    read, mutated = mode.read(lo, hi), mode.mutated(lo, hi)
     first = boundaries[0]
     up = tuple(slot for slot, tensor in enumerate(first.tensors) if id(tensor) in read or storage_of(tensor) in mutated)
     down, kept = [], {}
@@ -236,73 +248,3 @@ def _route(mode: Mode, spans: list[tuple[int, int]], boundaries: list[Boundary])
         else:
             kept[slot] = before
     return Route(up, tuple(down), kept)
-
-
-def _refuse_aliases(mode: Mode, spans: list[tuple[int, int]], boundaries: list[Boundary]) -> None:
-    """Two tensors at a cut that share memory which is changed later would no longer share it after the wire."""
-    for boundary, (lo, _) in zip(boundaries, spans[1:], strict=True):
-        changed_later = _mutated(mode, lo, len(mode.nodes) - 1)
-        owners: dict[int, str] = {}
-        for rule, storage in zip(boundary.slots, boundary.storages, strict=True):
-            if storage in owners and storage in changed_later:
-                raise SplitError(
-                    f"'{owners[storage]}' and '{rule.name}' share memory at this cut, and an operation behind it "
-                    "changes it in place, which the other would not see across the wire. Cut after that operation, or "
-                    "make it not in-place."
-                )
-            owners[storage] = rule.name
-
-
-def _refuse_what_cannot_be_exact(program: Program, spans: dict[bool, list[tuple[int, int]]], cuts: int) -> None:
-    for training in (True, False):
-        mode = program.mode(training)
-        if mode.trace.random_constants:
-            raise SplitError(
-                f"The forward of {type(program.model).__name__} draws random numbers while it is traced; split, it "
-                "would repeat the same ones in every step. Draw them in a module of its own that reads self.training, "
-                "or make their shape follow from the input (torch.rand_like(x))."
-            )
-        users: dict[int, tuple[str, bool]] = {}
-        for index, (lo, hi) in enumerate(spans[training]):
-            on_server = index == 1
-            for target, tensor in _state_of(program, mode, lo, hi):
-                owner, elsewhere = users.setdefault(id(tensor), (target, on_server))
-                if elsewhere != on_server:
-                    raise SplitError(
-                        f"'{owner}' and '{target}' are the same parameter or buffer, used on the device and on the "
-                        "server; two copies trained apart would not equal one. Cut so that both uses fall on one side."
-                    )
-
-
-def _state_of(program: Program, mode: Mode, lo: int, hi: int) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and buffers that a segment uses, except buffers that are only read directly."""
-    for node in mode.nodes[max(lo, 0) + 1 : hi + 1]:
-        if node.op == "call_module":
-            module = program.model.get_submodule(str(node.target))
-            for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-                yield f"{node.target}.{name}", tensor
-    mutated = _mutated(mode, -1, len(mode.nodes) - 1)
-    for node in mode.attributes(max(lo, 0), hi):
-        value = _attribute(program, mode, str(node.target))
-        changed = any(storage_of(t) in mutated for t in tensors_in(mode.propagation.values[node]))
-        if isinstance(value, nn.Parameter) or (isinstance(value, torch.Tensor) and changed):
-            yield str(node.target), value
-
-
-def _refuse_input_at_boundary(program: Program, cuts: tuple[str, ...]) -> None:
-    for training in (True, False):
-        mode = program.mode(training)
-        source = storage_of(mode.propagation.values[mode.nodes[0]])
-        for cut in cuts:
-            for node in mode.alive(mode.position[cut]):
-                if any(storage_of(t) == source for t in tensors_in(mode.propagation.values[node])):
-                    raise SplitError(
-                        f"At the cut '{cut}' the input itself is still alive, and in a double split inputs stay on the "
-                        f"device. Cut after '{_last_reader(mode)}', the last operation that reads it, or use a single "
-                        "split."
-                    )
-
-
-def _last_reader(mode: Mode) -> str:
-    last = mode.dies()[0]
-    return mode.names[last] if last < len(mode.names) else mode.names[-1]

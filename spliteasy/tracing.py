@@ -4,15 +4,16 @@ The tracer works on a copy whose parameters and buffers live on the meta device.
 mode, because a module may read ``self.training`` while it is traced; what it reads is then frozen in the graph.
 
 Graph capture is torch.fx's (Reed et al., *torch.fx: Practical Program Capture and Transformation for Deep Learning in
-Python*, MLSys 2022, arXiv 2112.08429); the rules for leaves and the retries are ours and stated below.
+Python*, MLSys 2022, arXiv 2112.08429); the rules for leaves (`spliteasy.tracer`) and the retries are ours.
 """
 
 from __future__ import annotations
 
 import copy
 import random
+import threading
 import traceback
-from collections.abc import Callable
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from spliteasy.errors import TraceError
+from spliteasy.tracer import Tracer, has_hooks
 
-__all__ = ["Trace", "meta_copy", "trace"]
+__all__ = ["Attributes", "Trace", "meta_copy", "trace"]
 
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+_ONE_AT_A_TIME = threading.RLock()
+"""torch.fx patches `nn.Module` while it traces."""
+
+_LIBRARIES = (Path(torch.__file__).parent, Path(__file__).parent)
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,9 @@ class Trace:
 
     ``network`` is the meta copy that was traced, ``names`` gives each operation a name that reads like the module path,
     ``constants`` are tensors that the forward made while it was traced, and ``random_constants`` says whether random
-    numbers were drawn for them (a split would repeat the same "random" numbers for ever).
+    numbers were drawn for them (a split would repeat the same "random" numbers for ever). ``evaluating`` are layers
+    that stay in eval mode in a network that trains (frozen ones), and ``counted`` is an attribute that the network's
+    own forward changes in Python, if there is one (a split would not).
     """
 
     graph: fx.Graph
@@ -43,46 +51,85 @@ class Trace:
     constants: dict[str, torch.Tensor]
     random_constants: bool
     training: bool
+    evaluating: frozenset[str] = frozenset()
+    counted: str | None = None
 
     @property
     def operations(self) -> list[fx.Node]:
         """The nodes that compute, in execution order: neither the input, nor attributes, nor the output."""
         return [node for node in self.graph.nodes if node.op.startswith("call_")]
 
+    def set_modes(self) -> None:
+        """Put every module of ``network`` into the mode that was traced."""
+        for name, module in self.network.named_modules():
+            module.training = self.training and name not in self.evaluating
+
 
 def meta_copy(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` with the same modules and no data: parameters and buffers are on the meta device."""
+    """A copy of ``model`` with the same modules and no data: parameters and buffers are on the meta device.
+
+    The copy has no hooks, which are not asked here. Raises `TraceError` for a network that cannot be copied.
+    """
     memo: dict[int, Any] = {}
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            raise TraceError(f"Expected parameters with shapes, found '{name}' without: run the network once first.")
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
     for buffer in model.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(model, memo)
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name.endswith("_hooks") and isinstance(value, dict):
+                memo[id(value)] = OrderedDict()
+            elif isinstance(value, torch.Tensor) and not value.is_leaf:  # computed by a hook, as weight_norm's is
+                memo[id(value)] = torch.empty_like(value, device="meta").detach()
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise TraceError(
+            f"Expected a network that can be copied, found that {type(model).__name__} cannot: "
+            f"{type(error).__name__}: {error}. Take out of it what is not a module, a tensor or a plain value."
+        ) from error
 
 
-def trace(model: nn.Module, network: nn.Module, training: bool) -> Trace:
+def trace(model: nn.Module, network: nn.Module, training: bool, whole: set[type[nn.Module]]) -> Trace:
     """List the operations of ``network`` (a `meta_copy` of ``model``) in train or eval mode.
 
-    Where Python control flow stops the tracer, the module that raised becomes one operation and the trace starts again.
-    Raises `TraceError` naming the operation when that module is the network itself.
+    Where Python control flow stops the tracer, the module that raised becomes one operation and the trace starts again;
+    its type is added to ``whole``. So does a module whose forward counts in Python. Raises `TraceError` naming the
+    operation when that module is the network itself.
     """
-    network.train(training)
-    whole: set[type[nn.Module]] = set()
+    if "forward" in vars(model):
+        raise TraceError(
+            f"Expected the forward of {type(model).__name__}, found another one put on the object, as torch.compile "
+            "and some wrappers do. Give the network as it was before."
+        )
+    evaluating = frozenset(
+        name for name, module in model.named_modules() if model.training and not module.training and training
+    )
+    kept = {name for name, module in model.named_modules() if name and has_hooks(module)}
+    result = Trace(fx.Graph(), network, {}, {}, False, training, evaluating)
+    result.set_modes()
+    attributes = Attributes(network)
     states = _RandomStates()
-    while True:
-        tracer = _Tracer(whole)
-        try:
-            graph = tracer.trace(network)
-        except Exception as error:
-            failed = tracer.failed
-            if failed is None or type(failed) in whole:
-                states.restore()
-                raise _cannot_trace(model, error) from error
+    with _ONE_AT_A_TIME, torch.inference_mode(False), torch.enable_grad():
+        while True:
+            tracer = Tracer(whole, kept)
+            with _Draws() as draws:
+                try:
+                    graph = tracer.trace(network)
+                    (failed, name), error = attributes.counted(), None
+                    counted = name if failed is network else None
+                except Exception as raised:
+                    failed, error, counted = tracer.failed, raised, None
+                attributes.restore()
+            random_constants = states.restore(draws.drawn)
+            if error is not None and (failed is None or type(failed) in whole):
+                problem = _cannot_trace(model, error)
+                raise problem from (error if problem is not error else None)
+            if failed is None or failed is network:
+                break
             whole.add(type(failed))
-            states.restore()
-        else:
-            break
-    random_constants = states.restore()
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target is torch._assert:
             graph.erase_node(node)
@@ -91,63 +138,7 @@ def trace(model: nn.Module, network: nn.Module, training: bool) -> Trace:
         for node in graph.nodes
         if node.op == "get_attr" and (tensor := _own_attribute(network, str(node.target), model)) is not None
     }
-    return Trace(graph, network, _names(graph), constants, random_constants, training)
-
-
-class _Tracer(fx.Tracer):
-    """fx's tracer with our leaf rule. `failed` is the innermost module whose forward raised."""
-
-    trace_asserts = True
-
-    def __init__(self, whole: set[type[nn.Module]]) -> None:
-        super().__init__()
-        self.proxy_buffer_attributes = True
-        self.failed: nn.Module | None = None
-        self._whole = whole
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Layers of torch.nn and their subclasses, childless modules that read ``self.training``, and what failed."""
-        return type(m) in self._whole or _is_layer(type(m)) or (not m._modules and _reads_training(m))
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except Exception:
-            if self.failed is None:
-                self.failed = m
-            raise
-
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        node = super().create_node(*args, **kwargs)
-        node.meta["scope"] = self.scope.module_path
-        return node
-
-    def create_args_for_root(
-        self, root_fn: Any, is_module: bool, concrete_args: Any = None
-    ) -> tuple[Callable[..., Any], list[Any]]:
-        """One traced input; Python itself binds the defaults of the others."""
-        names = root_fn.__code__.co_varnames[1 : root_fn.__code__.co_argcount]
-        required = len(names) - len(root_fn.__defaults__ or ())
-        if required > 1:
-            raise TraceError(
-                f"Expected a network with one input, found forward({', '.join(names)}). "
-                "Wrap it in a module that takes one tensor."
-            )
-        return root_fn, [self.root, self.create_proxy("placeholder", names[0] if names else "input", (), {})]
-
-
-def _is_layer(cls: type[nn.Module]) -> bool:
-    return any(
-        base.__module__.startswith("torch.nn.") and base is not nn.Module and not issubclass(base, _CONTAINERS)
-        for base in cls.__mro__
-    )
-
-
-def _reads_training(module: nn.Module) -> bool:
-    code = getattr(type(module).forward, "__code__", None)
-    return code is not None and "training" in code.co_names
+    return Trace(graph, network, _names(graph), constants, random_constants, training, evaluating, counted)
 
 
 def _own_attribute(network: nn.Module, target: str, model: nn.Module) -> torch.Tensor | None:
@@ -178,34 +169,78 @@ def _names(graph: fx.Graph) -> dict[fx.Node, str]:
 
 
 def _cannot_trace(model: nn.Module, error: Exception) -> TraceError:
-    if isinstance(error, TraceError):
-        return error
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not {"torch", "fx"} <= set(Path(frame.filename).parts)]
+    own = [frame for frame in frames if not any(Path(frame.filename).is_relative_to(path) for path in _LIBRARIES)]
+    if not own and isinstance(error, TraceError):
+        return error
     where = f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else "its forward"
     return TraceError(
         f"The operations of {type(model).__name__} cannot be listed: its own forward stops the tracer at\n  {where}\n"
         f"  ({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'})\n"
-        "Expected a forward whose path does not depend on the values in a tensor. Move that line into a module of its "
-        "own (it then counts as one operation), or make the network an nn.Sequential of such modules."
+        "Expected operations on tensors, on a path that does not depend on their values. Move that line into a module "
+        "of its own (it then counts as one operation), or make the network an nn.Sequential of such modules."
     )
 
 
-class _RandomStates:
-    """The states of the generators that a forward may draw from, to notice a draw and to take it back."""
+class Attributes:
+    """What lies on a network's modules beside parameters: a forward may leave stand-ins there, or count in Python."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._before: list[tuple[nn.Module, dict[str, Any], dict[str, torch.Tensor | None]]] = [
+            (module, dict(vars(module)), dict(module._buffers)) for module in network.modules()
+        ]
+
+    def counted(self) -> tuple[nn.Module | None, str]:
+        """A module on which a forward changed a plain number, the innermost first, and the number's name."""
+        for module, before, _ in reversed(self._before):
+            for name, value in before.items():
+                now = vars(module).get(name)
+                if type(value) in (int, float, bool) and type(now) in (int, float, bool) and repr(now) != repr(value):
+                    return module, name
+        return None, ""
+
+    def restore(self) -> None:
+        """Put everything back, but for the constants that tracing added."""
+        for module, before, buffers in self._before:
+            now = vars(module)
+            constants = {name: value for name, value in now.items() if name.startswith("_tensor_constant")}
+            now.clear()
+            now.update(before | constants)
+            module._buffers.clear()
+            module._buffers.update(buffers)
+
+
+class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notices random numbers that torch draws on this thread."""
 
     def __init__(self) -> None:
-        self._torch, self._python, self._numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.drawn = False
 
-    def restore(self) -> bool:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.drawn = self.drawn or torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
+
+
+class _RandomStates:
+    """The states of the generators that a forward may draw from, to notice a draw and to take it back.
+
+    torch's is put back only if this thread drew: another may be training meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._torch, self._python = torch.get_rng_state(), random.getstate()
+        self._numpy = np.random.get_state(legacy=False)
+
+    def restore(self, torch_drew: bool) -> bool:
         """Put the states back; true if something had been drawn."""
-        now = _RandomStates()
-        drawn = not (
-            torch.equal(now._torch, self._torch)
-            and now._python == self._python
-            and repr(now._numpy) == repr(self._numpy)
-        )
-        torch.set_rng_state(self._torch)
-        random.setstate(self._python)
-        np.random.set_state(self._numpy)
-        return drawn
+        python = random.getstate() != self._python
+        before, now = self._numpy["state"], np.random.get_state(legacy=False)["state"]
+        numpy = now["pos"] != before["pos"] or not np.array_equal(now["key"], before["key"])
+        if torch_drew:
+            torch.set_rng_state(self._torch)
+        if python:
+            random.setstate(self._python)
+        if numpy:
+            np.random.set_state(self._numpy)
+        return torch_drew or python or numpy
