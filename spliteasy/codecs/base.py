@@ -100,6 +100,8 @@ class TensorSpec:
         """The spec of ``tensor.permute(order)``."""
         if self.shape is None:
             raise CodecError("a tensor of unknown length has no dimensions to permute")
+        if all(place == dim for place, dim in enumerate(order)):
+            return self
         axis = None if self.channel_axis is None else order.index(self.channel_axis)
         return replace(self, shape=tuple(self.shape[dim] for dim in order), channel_axis=axis)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import cmath
+
 import torch
 
 __all__ = ["all_finite"]
@@ -19,4 +21,4 @@ def all_finite(tensor: torch.Tensor) -> bool:
     tensor = tensor.detach()
     half = tensor.is_floating_point() and tensor.dtype.itemsize < 4
     total = tensor.sum(dtype=torch.float32 if half else None)
-    return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor.float() if half else tensor).all())
+    return cmath.isfinite(total.item()) or bool(torch.isfinite(tensor.float() if half else tensor).all())
