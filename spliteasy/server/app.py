@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from flask import Flask, Response, request
@@ -21,8 +22,12 @@ from spliteasy.server.store import SessionStore
 from spliteasy.weights import flatten_state, load_tensors, save_tensors
 from spliteasy.wire import Frame, empty_buffer
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
 __all__ = ["create_app"]
 
+_FRAME = "application/octet-stream"
 _PIECE = 1 << 20
 _STATUS: dict[type[SplitEasyError], int] = {
     errors.TokenError: 401,
@@ -31,6 +36,7 @@ _STATUS: dict[type[SplitEasyError], int] = {
     errors.FrameError: 400,
     errors.TrainingError: 422,
 }
+_STEP = re.compile(r"/v1/sessions/(?P<session>[^/]+)/steps/(?P<step>\d{1,18})/(?P<phase>forward|backward)")
 T = TypeVar("T")
 
 
@@ -50,7 +56,7 @@ def create_app(
         return compute.submit(work).result()
 
     def session(identifier: str) -> Session:
-        return store.get(identifier, _token())
+        return store.get(identifier, _token(request.environ))
 
     @app.get("/v1/health")
     def health() -> Response:
@@ -66,29 +72,19 @@ def create_app(
 
     @app.post("/v1/sessions")
     def open_one() -> Response:
-        body = _body(max_body)
+        body = _body(request.environ, max_body)
         config = SessionConfig.from_json(container.read(body)[1].get("session", ""))
         identifier, token = store.open(lambda: computed(lambda: open_session(config, load_tensors(body), allow)))
         return _json({"session": identifier, "token": token, "torch": torch.__version__}, 201)
 
-    @app.put("/v1/sessions/<identifier>/steps/<int:step>/forward")
-    def forward(identifier: str, step: int) -> Response:
-        current, body = session(identifier), _body(max_body)
-        return _frame(computed(lambda: current.forward(step, Frame.parse(body))))
-
-    @app.put("/v1/sessions/<identifier>/steps/<int:step>/backward")
-    def backward(identifier: str, step: int) -> Response:
-        current, body = session(identifier), _body(max_body)
-        return _frame(computed(lambda: current.backward(step, Frame.parse(body))))
-
     @app.post("/v1/sessions/<identifier>/evaluate")
     def evaluate(identifier: str) -> Response:
-        current, body = session(identifier), _body(max_body)
+        current, body = session(identifier), _body(request.environ, max_body)
         return _frame(computed(lambda: current.evaluate(Frame.parse(body))))
 
     @app.post("/v1/sessions/<identifier>/commit")
     def commit(identifier: str) -> Response:
-        current, body = session(identifier), _body(_PIECE)
+        current, body = session(identifier), _body(request.environ, _PIECE)
         try:
             value = Commit.of(json.loads(bytes(body)))
         except (ValueError, RecursionError):
@@ -108,7 +104,7 @@ def create_app(
 
     @app.delete("/v1/sessions/<identifier>")
     def close(identifier: str) -> Response:
-        store.close(identifier, _token())
+        store.close(identifier, _token(request.environ))
         return _json({"closed": identifier})
 
     @app.errorhandler(SplitEasyError)
@@ -125,25 +121,45 @@ def create_app(
         app.logger.exception("a call failed")
         return _problem("ServerError", 500, f"The server failed: {type(error).__name__}: {error}")
 
+    through_flask = app.wsgi_app
+
+    def wsgi(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """The calls of a step go before Flask, not through it: to build and match a request costs 0.2 ms, twice."""
+        match = _STEP.fullmatch(environ.get("PATH_INFO", ""))
+        if match is None or environ["REQUEST_METHOD"] != "PUT":
+            return through_flask(environ, start_response)
+        try:
+            current = store.get(match["session"], _token(environ))
+            body = _body(environ, max_body)
+            work = current.forward if match["phase"] == "forward" else current.backward
+            frame = computed(lambda: work(int(match["step"]), Frame.parse(body)))
+        except SplitEasyError as error:
+            return refused(error)(environ, start_response)
+        except Exception as error:
+            return failed(error)(environ, start_response)
+        start_response("200 OK", [("Content-Type", _FRAME), ("Content-Length", str(frame.nbytes))])
+        return _content(frame.pieces, frame.nbytes)
+
+    app.wsgi_app = wsgi  # type: ignore[method-assign]
+
     return app
 
 
-def _token() -> str:
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token if scheme == "Bearer" else ""
+def _token(environ: WSGIEnvironment) -> str:
+    scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    return str(token) if scheme == "Bearer" else ""
 
 
-def _body(limit: int) -> memoryview:
+def _body(environ: WSGIEnvironment, limit: int) -> memoryview:
     """The request's body in one buffer of the right size, at an address that is a multiple of 64 bytes."""
-    length = request.content_length
-    if length is None or length > limit:
-        raise FrameError(f"Expected a body of a stated length up to {limit} bytes, found {length}.")
-    buffer = empty_buffer(length)
-    stream, filled = request.environ["wsgi.input"], 0
-    while filled < length:
-        piece = stream.read(min(_PIECE, length - filled))
+    stated = environ.get("CONTENT_LENGTH") or ""
+    if not stated.isdecimal() or int(stated) > limit:
+        raise FrameError(f"Expected a body of a stated length up to {limit} bytes, found {stated or 'none stated'}.")
+    buffer, stream, filled = empty_buffer(int(stated)), environ["wsgi.input"], 0
+    while filled < len(buffer):
+        piece = stream.read(min(_PIECE, len(buffer) - filled))
         if not piece:
-            raise FrameError(f"Expected a body of {length} bytes, found {filled}: it was cut short.")
+            raise FrameError(f"Expected a body of {stated} bytes, found {filled}: it was cut short.")
         buffer[filled : filled + len(piece)] = piece
         filled += len(piece)
     return buffer
@@ -158,10 +174,13 @@ def _bytes(data: bytes) -> Response:
 
 
 def _bytes_of(pieces: Collection[bytes | memoryview], size: int) -> Response:
-    content: Iterator[bytes] | bytes = b"".join(pieces) if size <= _PIECE else _sliced(pieces)
-    response = Response(content, mimetype="application/octet-stream", direct_passthrough=True)
+    response = Response(_content(pieces, size), mimetype=_FRAME, direct_passthrough=True)
     response.content_length = size
     return response
+
+
+def _content(pieces: Collection[bytes | memoryview], size: int) -> Iterable[bytes]:
+    return [b"".join(pieces)] if size <= _PIECE else _sliced(pieces)
 
 
 def _sliced(pieces: Collection[bytes | memoryview]) -> Iterator[bytes]:
