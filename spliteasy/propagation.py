@@ -142,13 +142,12 @@ def _attribute(network: nn.Module, target: str) -> Any:
 def _run_on_zeros(node: fx.Node, trace: Trace, model: nn.Module, args: Any, kwargs: Any, reason: Exception) -> Any:
     """The output's shape of a module whose Python looks at values: a copy of it runs on zeros.
 
-    What it returns or changes of its operands is mapped back onto them.
+    With other values it may change its operands in place, or give one of them back: it is taken to do both.
     """
     operands = list(tensors_in((args, kwargs)))
     name = str(node.target)
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         zeros = {id(tensor): torch.zeros(tensor.shape, dtype=tensor.dtype) for tensor in operands}
-        versions = {key: tensor._version for key, tensor in zeros.items()}
         try:
             module = copy.deepcopy(model.get_submodule(name)).to("cpu")
             for inner, traced in zip(module.modules(), trace.network.get_submodule(name).modules(), strict=True):
@@ -156,12 +155,13 @@ def _run_on_zeros(node: fx.Node, trace: Trace, model: nn.Module, args: Any, kwar
             value = module(*_replaced(args, zeros), **_replaced(kwargs, zeros))
         except Exception:
             raise _stopped(trace.names[node], "", reason) from reason
-    back = {id(zeros[id(tensor)]): tensor for tensor in operands}
     for tensor in operands:
-        if zeros[id(tensor)]._version != versions[id(tensor)]:
-            tensor.zero_()
+        tensor.zero_()
+    alike = {(tensor.shape, tensor.dtype): tensor for tensor in reversed(operands)}
+    back = {}
     for tensor in tensors_in(value):
-        back.setdefault(id(tensor), tensor.to("meta"))
+        operand = alike.get((tensor.shape, tensor.dtype))
+        back[id(tensor)] = tensor.to("meta") if operand is None else operand.view_as(operand)
     return _replaced(value, back)
 
 

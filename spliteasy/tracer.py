@@ -26,6 +26,10 @@ __all__ = ["IN_PLACE", "AutogradFunction", "Tracer", "has_hooks", "setitem"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
+_FACTORIES = (
+    "arange", "empty", "eye", "full", "linspace", "ones", "rand", "randint", "randn", "randperm", "tensor", "zeros",
+)  # fmt: skip
+
 _HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
 )  # fmt: skip
@@ -51,7 +55,7 @@ class Tracer(fx.Tracer):
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """The graph of ``root``."""
-        with self._functions_kept():
+        with self._autograd_functions(), self._factories():
             return super().trace(root, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -114,13 +118,38 @@ class Tracer(fx.Tracer):
         if not self._blamed:
             self._blamed, self.failed = True, module
 
+    def _takes(self, *arguments: Any) -> bool:
+        """Whether a function was called while tracing, on stand-ins."""
+        return threading.get_ident() == self._thread and _holds_proxy(arguments)
+
     @contextmanager
-    def _functions_kept(self) -> Iterator[None]:
+    def _factories(self) -> Iterator[None]:
+        """``torch.zeros(x.shape[0], 4)`` and its like become operations: by themselves they refuse stand-ins."""
+        originals = {name: getattr(torch, name) for name in _FACTORIES}
+
+        def kept(original: Callable[..., Any]) -> Callable[..., Any]:
+            def factory(*args: Any, **kwargs: Any) -> Any:
+                if not self._takes(args, kwargs):
+                    return original(*args, **kwargs)
+                return self.create_proxy("call_function", original, args, kwargs)
+
+            return factory
+
+        for name, original in originals.items():
+            setattr(torch, name, kept(original))
+        try:
+            yield
+        finally:
+            for name, original in originals.items():
+                setattr(torch, name, original)
+
+    @contextmanager
+    def _autograd_functions(self) -> Iterator[None]:
         """Custom autograd functions become operations instead of being run on stand-ins."""
         original = vars(torch.autograd.Function)["apply"]
 
         def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() != self._thread or not _holds_proxy((args, kwargs)):
+            if not self._takes(args, kwargs):
                 return original.__get__(None, cls)(*args, **kwargs)
             if cls is CheckpointFunction:  # saves memory, changes no number: run_function, preserve_rng_state, *inputs
                 return args[0](*args[2:])

@@ -36,7 +36,7 @@ _STATUS: dict[type[SplitEasyError], int] = {
     errors.FrameError: 400,
     errors.TrainingError: 422,
 }
-_STEP = re.compile(r"/v1/sessions/(?P<session>[^/]+)/steps/(?P<step>\d{1,18})/(?P<phase>forward|backward)")
+_STEP = re.compile(r"/v1/sessions/(?P<session>[^/]+)/steps/(?P<step>[0-9]{1,18})/(?P<phase>forward|backward)")
 T = TypeVar("T")
 
 
@@ -121,18 +121,25 @@ def create_app(
         app.logger.exception("a call failed")
         return _problem("ServerError", 500, f"The server failed: {type(error).__name__}: {error}")
 
+    def take(identifier: str, step: int, phase: str, environ: WSGIEnvironment) -> Frame:
+        current = store.get(identifier, _token(environ))
+        body = _body(environ, max_body)
+        work = current.forward if phase == "forward" else current.backward
+        return computed(lambda: work(step, Frame.parse(body)))
+
+    @app.put("/v1/sessions/<identifier>/steps/<int:step>/<any(forward,backward):phase>")
+    def step(identifier: str, step: int, phase: str) -> Response:
+        return _frame(take(identifier, step, phase, request.environ))
+
     through_flask = app.wsgi_app
 
     def wsgi(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """The calls of a step go before Flask, not through it: to build and match a request costs 0.2 ms, twice."""
+        """The calls of a step go past Flask's routing: to build and match a request costs 0.2 ms, twice a step."""
         match = _STEP.fullmatch(environ.get("PATH_INFO", ""))
         if match is None or environ["REQUEST_METHOD"] != "PUT":
             return through_flask(environ, start_response)
         try:
-            current = store.get(match["session"], _token(environ))
-            body = _body(environ, max_body)
-            work = current.forward if match["phase"] == "forward" else current.backward
-            frame = computed(lambda: work(int(match["step"]), Frame.parse(body)))
+            frame = take(match["session"], int(match["step"]), match["phase"], environ)
         except SplitEasyError as error:
             return refused(error)(environ, start_response)
         except Exception as error:

@@ -110,7 +110,9 @@ class LocalServer:
         self._log: IO[bytes] | None = None
 
     def start(self) -> LocalServer:
-        """Start the process and wait until it answers."""
+        """Start the process and wait until it answers. Raises `ServerError` if it runs already."""
+        if self._process is not None:
+            raise ServerError(f"This server runs already, at {self.url}. Stop it first, or make another LocalServer.")
         import torch
 
         arguments = ["serve", "--port", "0", "--stop-with-stdin", *self._limits]
@@ -126,6 +128,7 @@ class LocalServer:
             stdout=subprocess.PIPE,
             stderr=self._log,
             env=environment,
+            start_new_session=True,  # an interrupt of the terminal or of a notebook's cell is not meant for it
         )
         atexit.register(self.stop)
         try:
@@ -172,9 +175,9 @@ class LocalServer:
         process = self._process
         assert process is not None and process.stdout is not None
         lines: list[str] = []
-        reader = threading.Thread(target=lambda: lines.append(_first_line(process)), daemon=True)
-        reader.start()
-        reader.join(self._timeout)
+        ready = threading.Event()
+        threading.Thread(target=_read_all, args=(process.stdout, lines, ready), daemon=True).start()
+        ready.wait(self._timeout)
         if lines and lines[0].startswith(_READY):
             return lines[0].removeprefix(_READY).strip()
         raise ServerError(f"Expected the server process to come up, found: {self._said() or 'no word from it'}")
@@ -199,13 +202,15 @@ class LocalServer:
         return self._log.read()[-2000:].decode(errors="replace").strip()
 
 
-def _first_line(process: subprocess.Popen[bytes]) -> str:
-    assert process.stdout is not None
-    for line in process.stdout:
-        text = line.decode(errors="replace")
-        if text.startswith(_READY):
-            return text
-    return ""
+def _read_all(stream: IO[bytes], ready_line: list[str], ready: threading.Event) -> None:
+    """Read to the end, so that a server that prints never waits for a reader; keep the line that says it is ready."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in stream:
+            text = line.decode(errors="replace")
+            if text.startswith(_READY) and not ready_line:
+                ready_line.append(text)
+                ready.set()
+    ready.set()
 
 
 def reexecute_with_settings(arguments: Sequence[str]) -> None:
