@@ -1,0 +1,21 @@
+"""Fixtures that several files use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import spliteasy as se
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[se.LocalServer]:
+    """One server process for the whole run, which may build the networks of `networks.py`."""
+    from networks import ALLOWED
+
+    threads = torch.get_num_threads()
+    with se.LocalServer(allow=ALLOWED, max_sessions=64) as server:
+        yield server
+    assert torch.get_num_threads() == threads
