@@ -35,7 +35,7 @@ def main() -> None:
     if not options.plain and sys.platform == "linux" and not all(name in os.environ for name in SETTINGS):
         os.execve(sys.executable, [sys.executable, *sys.argv], server_environment())
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.rounds} rounds")
-    with se.LocalServer() as server:
+    with se.LocalServer(allow=["tiny_network:perceptron"]) as server:
         tiny(server.url, 10 * options.rounds)
         raw_frames(server.url)
         if not options.quick:
@@ -69,18 +69,18 @@ def networks(url: str, rounds: int) -> None:
 
 
 def tiny(url: str, rounds: int) -> None:
-    """A step of the digits network over HTTP, against the same step in-process."""
+    """A step of two small networks over HTTP, against the same step in-process."""
     x, y = torch.rand(8, 1, 8, 8), torch.arange(8)
-    trainers = [
-        se.Trainer(se.split(se.load_model("digits_cnn"), ("pool", "flatten"), (1, 8, 8)), server=server)
-        for server in (None, url)
-    ]
-    times = _rounds({kind: _stepper(t, x, y) for kind, t in zip(("in-process", "HTTP"), trainers, strict=True)}, rounds)
-    local, remote = (1e3 * statistics.median(times[kind]) for kind in times)
-    extra = 1e3 * statistics.median(b - a for a, b in zip(times["in-process"], times["HTTP"], strict=True))
-    print(f"\ntiny network: in-process {local:.2f} ms, HTTP {remote:.2f} ms; median of the differences {extra:.2f} ms")
-    for trainer in trainers:
-        trainer.close()
+    print(f"\n{'tiny network':12}  {'in-process':>10} {'HTTP':>9} {'more':>8}")
+    for name, cuts in (("tiny_network:perceptron", ("2", "4")), ("digits_cnn", ("pool", "flatten"))):
+        trainers = [se.Trainer(se.split(se.load_model(name), cuts, (1, 8, 8)), server=server) for server in (None, url)]
+        kinds = ("in-process", "HTTP")
+        times = _rounds({kind: _stepper(t, x, y) for kind, t in zip(kinds, trainers, strict=True)}, rounds)
+        local, remote = (1e3 * statistics.median(times[kind]) for kind in kinds)
+        more = 1e3 * statistics.median(b - a for a, b in zip(*times.values(), strict=True))
+        print(f"{name.partition(':')[2] or name:12}  {local:8.2f}ms {remote:7.2f}ms {more:6.2f}ms")
+        for trainer in trainers:
+            trainer.close()
 
 
 def raw_frames(url: str) -> None:
