@@ -8,6 +8,7 @@ and do not say how many bytes went through the socket.
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from spliteasy.wire import empty_buffer
 
 __all__ = ["Answer", "Connection"]
 
+_IDLE = 1.0
 _JOINED = 1 << 16
 _MAX_HEAD = 1 << 16
 _MAX_BODY = 1 << 34
@@ -51,6 +53,7 @@ class Connection:
         self.url, self._address, self._timeout = url, (host, port), timeout
         self._prefix, self._host = parts.path.rstrip("/"), parts.netloc
         self._socket: socket.socket | None = None
+        self._used = 0.0
 
     def call(self, method: str, path: str, pieces: Sequence[bytes | memoryview], headers: Mapping[str, str]) -> Answer:
         """Send a request and wait for its answer."""
@@ -85,11 +88,13 @@ class Connection:
             self._socket = None
 
     def _open(self) -> socket.socket:
-        if self._socket is not None and self._is_closed_by_server(self._socket):
+        idle = time.monotonic() - self._used
+        if self._socket is not None and idle > _IDLE and self._is_closed_by_server(self._socket):
             self.close()
         if self._socket is None:
             self._socket = socket.create_connection(self._address, self._timeout)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._used = time.monotonic()
         return self._socket
 
     def _is_closed_by_server(self, idle: socket.socket) -> bool:

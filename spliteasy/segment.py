@@ -12,7 +12,7 @@ from torch import fx, nn
 from spliteasy.boundary import Boundary
 from spliteasy.program import Mode
 
-__all__ = ["Segment", "evaluating", "segment_graph"]
+__all__ = ["Buffers", "Segment", "evaluating", "segment_graph"]
 
 
 class Segment(nn.Module):
@@ -64,6 +64,34 @@ class Segment(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Segment:
         raise TypeError("A segment shares its layers with the model: copy the model and split the copy.")
+
+
+class Buffers:
+    """What the buffers of a segment hold, to put it back after a step that was not finished.
+
+    A layer may change a buffer, or assign another tensor to its name: both are undone. ``named`` are the copies, by the
+    model's own names.
+    """
+
+    def __init__(self, segment: Segment) -> None:
+        self._places = [
+            (module, key, f"{prefix}.{key}".lstrip("."), buffer, buffer.clone())
+            for prefix, module in segment.named_modules()
+            for key, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+
+    @property
+    def named(self) -> dict[str, torch.Tensor]:
+        """The copies by name."""
+        return {name: before for _, _, name, _, before in self._places}
+
+    def restore(self) -> None:
+        """Put everything back."""
+        with torch.no_grad():
+            for module, key, _, buffer, before in self._places:
+                buffer.copy_(before)
+                module._buffers[key] = buffer
 
 
 @contextmanager

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Collection, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from flask import Flask, Response, request
@@ -16,6 +15,7 @@ import spliteasy
 from spliteasy import errors
 from spliteasy.codecs import container
 from spliteasy.errors import FrameError, SplitEasyError
+from spliteasy.server.compute import ComputeThread
 from spliteasy.server.opening import SessionConfig, open_session
 from spliteasy.server.session import Commit, Session
 from spliteasy.server.store import SessionStore
@@ -37,23 +37,14 @@ _STATUS: dict[type[SplitEasyError], int] = {
     errors.TrainingError: 422,
 }
 _STEP = re.compile(r"/v1/sessions/(?P<session>[^/]+)/steps/(?P<step>[0-9]{1,18})/(?P<phase>forward|backward)")
-T = TypeVar("T")
 
 
 def create_app(
     store: SessionStore, *, threads: int | None = None, allow: Collection[str] = (), max_body: int = 1 << 32
 ) -> Flask:
-    """The Flask application. All torch work runs on one compute thread of its own, with ``threads`` of OpenMP's.
-
-    Two threads that compute would each get an OpenMP pool, and the pools disturb each other: steps take twice as long.
-    """
+    """The Flask application. All torch work runs on one compute thread, with ``threads`` of OpenMP's."""
     app = Flask("spliteasy")
-    compute = ThreadPoolExecutor(
-        1, "compute", initializer=lambda: torch.set_num_threads(threads or torch.get_num_threads())
-    )
-
-    def computed(work: Callable[[], T]) -> T:
-        return compute.submit(work).result()
+    computed = ComputeThread(threads)
 
     def session(identifier: str) -> Session:
         return store.get(identifier, _token(request.environ))
