@@ -43,10 +43,9 @@ def lab(folder: Path, port: int = 8888, browser: bool = True) -> int:
     print(f"notebooks: {folder} ({new} new)\naddress:   {address}", flush=True)
     if not has_browser:
         print("Open the address in a browser; Ctrl+C stops JupyterLab.", flush=True)
-    try:
-        return subprocess.run(command, env=server_environment(), check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+    if os.name == "posix":  # JupyterLab takes this process's place, so that whatever stops it stops JupyterLab
+        os.execve(command[0], command, server_environment())
+    return subprocess.run(command, env=server_environment(), check=False).returncode
 
 
 def notebooks_folder() -> Path:
