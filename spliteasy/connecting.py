@@ -11,10 +11,12 @@ from spliteasy.errors import SplitError
 from spliteasy.link import Link
 from spliteasy.models import recipe_of
 from spliteasy.optimization import Loss, make_loss
+from spliteasy.program import input_dtype
 from spliteasy.server.opening import SessionConfig, boundary_digest
 from spliteasy.server.session import Session
 from spliteasy.splitting import Split
 from spliteasy.transport import HTTP, InProcess, Transport
+from spliteasy.weights import layouts_of
 from spliteasy.wire import Codecs
 
 __all__ = ["connect"]
@@ -58,20 +60,22 @@ def connect(
             "In a single split the server holds the loss and knows losses by name; found a callable. Name one of "
             "torch.nn.functional, use a double split, or train in this process with server=None."
         )
+    evaluating = [name for name, module in split.model.named_modules() if split.model.training and not module.training]
     config = SessionConfig(
         model=recipe.name,
         arguments=recipe.arguments,
         cuts=list(split.cuts),
         input_shape=list(split.input_shape),
         input_dtype=_name(split.input_dtype),
-        dtype=_name(next((p.dtype for p in b.parameters() if p.is_floating_point()), torch.float32)),
+        dtype=_name(input_dtype(b if any(p.is_floating_point() for p in b.parameters()) else split.model)),
         codecs=codecs.to_dict(),
         optimizer=dict(optimizer),
         loss=str(loss) if single else None,
         backward=backward,
         seed=seed,
         frozen=[name for name, parameter in b.named_parameters() if not parameter.requires_grad],
-        evaluating=[name for name, module in b.named_modules() if b.training and not module.training],
+        evaluating=evaluating,
+        layouts=layouts_of(dict(b.named_parameters())),
         norms=norms,
         digest=boundary_digest(split),
     )

@@ -21,7 +21,7 @@ from spliteasy.link import Link
 from spliteasy.optimization import Loss, Updater, check_optimizer, correct_predictions, global_clip, make_loss
 from spliteasy.runlog import Evaluation, RunLog, StepRecord, Stopwatch
 from spliteasy.seeding import StepRandom, preserved
-from spliteasy.segment import Segment, evaluating
+from spliteasy.segment import Buffers, Segment, evaluating
 from spliteasy.server.session import Commit
 from spliteasy.splitting import Route, Split
 from spliteasy.transport import InProcess, Transport
@@ -72,6 +72,7 @@ class Trainer:
         self.learning_rate: float = float(self._settings["lr"])
         self._finished = Commit()
         self._closed = False
+        self._agreed: tuple[list[bool], list[bool]] | None = None
         self._transport: Transport | None = None
         if split.cuts:
             self._transport = connect(
@@ -85,8 +86,11 @@ class Trainer:
         check_batch(self.split, self.loss_name, x, y)
         if not (self.split.model.training and self.split.a.training):
             self.split.train()
+        self.split.check_modes()
+        self._require_agreed()
+        self._updater.drop()  # what someone else's backward left
         step, watch, sizes = self._finished.step + 1, Stopwatch(), dict[str, Bytes]()
-        buffers = [(buffer, buffer.clone()) for segment in self._own_segments() for buffer in segment.buffers()]
+        buffers = [Buffers(segment) for segment in self._own_segments()]
         try:
             with preserved(), torch.enable_grad():
                 if self._transport is None:
@@ -220,7 +224,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """``model`` and ``optimizer`` as the unsplit model and its optimizer would give them."""
         self.pull()
-        states = self._updater.state() | (self._transport.optimizer_state() if self._transport else {})
+        states = self._updater.state() | self._named(self._transport.optimizer_state() if self._transport else {})
         names = [name for name, _ in self.split.model.named_parameters()]
         group = {**self._settings, "lr": self.learning_rate, "params": list(range(len(names)))}
         state = {index: states[name] for index, name in enumerate(names) if name in states}
@@ -262,9 +266,28 @@ class Trainer:
     def _clip_factor(self, theirs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
         if self.clip_norm is None:
             return None
-        norms = {**self._updater.norms(), **theirs}
+        norms = {**self._updater.norms(), **self._named(theirs)}
         ordered = [norms[name] for name, _ in self.split.model.named_parameters() if name in norms]
         return global_clip(ordered, self.clip_norm) if ordered else None
+
+    def _named(self, theirs: Mapping[str, Any]) -> dict[str, Any]:
+        """What is B's by the model's names: a shared parameter may have another one there."""
+        names = {id(parameter): name for name, parameter in self.split.model.named_parameters()}
+        own = dict(self.split.b.named_parameters()) if self.split.b is not None else {}
+        return {names[id(own[name])]: value for name, value in theirs.items()}
+
+    def _require_agreed(self) -> None:
+        """A server was told once which of B's parameters and layers are frozen."""
+        b = self.split.b
+        if b is None or isinstance(self._transport, InProcess):
+            return
+        now = [p.requires_grad for p in b.parameters()], [module.training for module in b.modules()]
+        self._agreed = self._agreed or now
+        if now != self._agreed:
+            raise TrainingError(
+                "Expected segment B frozen as it was in the first step, found parameters or layers that were frozen or "
+                "thawed since, which the server does not know of. Make a new Trainer."
+            )
 
     def _own_segments(self) -> list[Segment]:
         """The segments on the device: A, and C if there is one."""
@@ -274,10 +297,9 @@ class Trainer:
         own = {id(parameter) for segment in self._own_segments() for parameter in segment.parameters()}
         return {name: parameter for name, parameter in self.split.model.named_parameters() if id(parameter) in own}
 
-    def _give_up(self, buffers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+    def _give_up(self, buffers: Sequence[Buffers]) -> None:
+        for segment in buffers:
+            segment.restore()
         self._updater.drop()
 
     def _require_open(self) -> None:

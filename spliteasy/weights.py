@@ -10,14 +10,16 @@ import safetensors
 import safetensors.torch
 import torch
 
+from spliteasy.codecs.layout import default_layout, is_layout, layout_of, restore
 from spliteasy.errors import FrameError
 
-__all__ = ["copy_weights", "flatten_state", "load_tensors", "save_tensors", "unflatten_state"]
+__all__ = ["copy_weights", "flatten_state", "lay_out", "layouts_of", "load_tensors", "save_tensors", "unflatten_state"]
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
     """Tensors by name as the bytes of a safetensors file. Views of a larger storage are copied out of it."""
-    return safetensors.torch.save({name: _alone(tensor) for name, tensor in tensors.items()}, dict(metadata or {}))
+    alone = {name: _alone(tensor) for name, tensor in tensors.items()}
+    return safetensors.torch.save(alone, dict(metadata) if metadata else None)  # no tensors and {} make a broken file
 
 
 def load_tensors(data: bytes | memoryview) -> dict[str, torch.Tensor]:
@@ -45,6 +47,23 @@ def copy_weights(weights: Mapping[str, torch.Tensor], own: Mapping[str, torch.Te
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(weights[name])
+
+
+def layouts_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, list[int]]:
+    """The order of dimensions in memory of those tensors that do not have the default one (channels-last weights).
+    Safetensors files hold none, and kernels choose by it."""
+    found = {name: layout_of(tensor) for name, tensor in tensors.items()}
+    return {name: list(order) for name, order in found.items() if order != default_layout(len(order))}
+
+
+def lay_out(tensors: Mapping[str, torch.Tensor], layouts: Mapping[str, Any]) -> None:
+    """Give tensors the memory layouts that `layouts_of` told. Raises `FrameError`, with nothing changed, for a name
+    that is not there or an order that is none."""
+    for name, order in layouts.items():
+        if name not in tensors or not is_layout(order, tensors[name].ndim):
+            raise FrameError(f"Expected orders of segment B's dimensions, found {order!r:.80} for {name[:80]!r}.")
+    for name, order in layouts.items():
+        tensors[name].data = restore(tensors[name].data, order)
 
 
 def flatten_state(state: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -21,6 +21,7 @@ from spliteasy.codecs.base import Codec, Context, TensorSpec
 from spliteasy.codecs.chain import Chain, codec
 from spliteasy.codecs.finite import all_finite
 from spliteasy.errors import CodecError, FrameError, NonFiniteError, TrainingError
+from spliteasy.strides import is_pattern, laid_out, pattern_of
 
 __all__ = ["MESSAGES", "Bytes", "Codecs", "Frame", "Message", "Streams", "as_codecs", "empty_buffer"]
 
@@ -155,7 +156,10 @@ class Streams:
             _require_finite(tensor, message.name, slot)
             made, notes = chain.encode_planes(tensor, self._context(message.name, slot, step, training))
             planes |= {f"{slot}:{name}": plane for name, plane in made.items()}
-            described.append({"shape": list(tensor.shape), "dtype": container.DTYPE_NAMES[tensor.dtype], **notes})
+            entry = {"shape": list(tensor.shape), "dtype": container.DTYPE_NAMES[tensor.dtype], **notes}
+            if chain.lossless and (strides := pattern_of(tensor)) is not None:
+                entry["strides"] = strides
+            described.append(entry)
         header = {
             "version": _VERSION,
             "message": message.name,
@@ -251,11 +255,13 @@ class Streams:
         agreed = (list(spec.shape or ()), container.DTYPE_NAMES[spec.dtype])
         if stated != agreed:
             raise FrameError(f"Expected tensor {slot} of {name} as {agreed}, as agreed; found {_brief(stated)}.")
-        notes = {key: value for key, value in entry.items() if key not in ("shape", "dtype")}
-        context = self._context(name, slot, step, training)
-        tensor = self.codecs.chain(name).decode_planes(planes, notes, spec, context)
+        notes = {key: value for key, value in entry.items() if key not in ("shape", "dtype", "strides")}
+        chain, strides = self.codecs.chain(name), entry.get("strides")
+        if strides is not None and not (chain.lossless and is_pattern(strides, spec.shape or ())):
+            raise FrameError(f"Expected the strides of tensor {slot} of {name} as a pattern, found {_brief(strides)}.")
+        tensor = chain.decode_planes(planes, notes, spec, self._context(name, slot, step, training))
         _require_finite(tensor, name, slot)
-        return tensor
+        return tensor if strides is None else laid_out(tensor, strides)
 
     def _context(self, name: str, slot: int, step: int, training: bool) -> Context:
         state = copy.deepcopy(self._state.get((name, slot), {}))

@@ -137,8 +137,15 @@ def _stages(axes: Axes, picture: Skyline) -> None:
         )
         if (end - start) / picture.count > 0.03:
             axes.text(
-                (start + end) / 2, -0.039, letter, transform=below, ha="center", va="center", fontsize=8.5,
-                color="white", fontweight="bold",
+                (start + end) / 2,
+                -0.039,
+                letter,
+                transform=below,
+                ha="center",
+                va="center",
+                fontsize=8.5,
+                color="white",
+                fontweight="bold",
             )
     for stage in picture.stages:
         part = (stage.last - stage.first + 1) / picture.count
@@ -156,10 +163,25 @@ def _legend(axes: Axes, picture: Skyline) -> None:
     handles = [Patch(color=SEGMENT_COLORS[letter], label=f"{letter} on the {owner}") for letter, owner in owners]
     handles.append(Patch(color=_INK, label="chosen cut: what crosses there"))
     axes.text(
-        1, -0.155, "operations, first to last →", transform=axes.transAxes, ha="right", va="top", fontsize=8.5,
+        1,
+        -0.155,
+        "operations, first to last →",
+        transform=axes.transAxes,
+        ha="right",
+        va="top",
+        fontsize=8.5,
         color=_DIM,
     )
     axes.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(0, -0.13), ncols=len(handles), frameon=False, fontsize=9.5,
-        borderaxespad=0, columnspacing=1.4, handlelength=1, handleheight=1, labelcolor=_INK,
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0, -0.13),
+        ncols=len(handles),
+        frameon=False,
+        fontsize=9.5,
+        borderaxespad=0,
+        columnspacing=1.4,
+        handlelength=1,
+        handleheight=1,
+        labelcolor=_INK,
     )

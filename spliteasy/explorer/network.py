@@ -129,4 +129,3 @@ def _with_gradient(mode: Mode, model: nn.Module) -> set[int]:
     values = mode.propagation.values
     tensors = [tensor for node in mode.nodes if node in reached for tensor in tensors_in(values[node])]
     return {id(tensor) for tensor in tensors if tensor.is_floating_point()}
-

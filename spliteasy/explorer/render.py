@@ -102,7 +102,7 @@ def _stages(picture: Skyline) -> str:
         fits = part > 0.008 * min(len(name), 4) + 0.006
         spans.append(
             f'<span style="width:{100 * part:.4f}%" title="{escape(stage.label)}"'
-            f'{"" if fits else " class=se-thin"}>{escape(name) if fits else ""}</span>'
+            f"{'' if fits else ' class=se-thin'}>{escape(name) if fits else ''}</span>"
         )
     return "".join(spans)
 
@@ -110,16 +110,12 @@ def _stages(picture: Skyline) -> str:
 def _flag(picture: Skyline, cut: Cut, number: int) -> str:
     """The label of a chosen cut; it hangs to the side where there is room."""
     middle = _middle(picture, cut)
-    side = (
-        f"left:calc({middle:.3f}% - 8px)" if middle < 50 else f"right:calc({100 - middle:.3f}% - 8px)"
-    )
+    side = f"left:calc({middle:.3f}% - 8px)" if middle < 50 else f"right:calc({100 - middle:.3f}% - 8px)"
     words = f"✂ after <b>{escape(cut.name)}</b> · <b>{size(cut.nbytes)}</b>"
     return f'<span class="se-flag" style="{side};top:{_FLAG_ROWS[number]}px">{words}</span>'
 
 
-def _bar(
-    picture: Skyline, x: float, width: float, gap: float, nbytes: float, classes: str, told: str
-) -> str:
+def _bar(picture: Skyline, x: float, width: float, gap: float, nbytes: float, classes: str, told: str) -> str:
     y = _y(picture, nbytes)
     high = max(_TALL - y, 0.5) if nbytes else 0.0
     left, wide = f"{x + gap / 2:.3f}", f"{width - gap:.3f}"

@@ -119,8 +119,12 @@ def _log_axis(lowest: float, highest: float) -> Axis:
     first = math.floor(math.log10(lowest / 2))
     last = math.ceil(math.log10(highest))
     every = math.ceil((last - first) / 6)
-    return Axis(10.0**first, highest * 1.3, tuple(10.0**power for power in range(first, last + 1, every)
-                                                  if 10.0**power <= highest * 1.3), log=True)
+    return Axis(
+        10.0**first,
+        highest * 1.3,
+        tuple(10.0**power for power in range(first, last + 1, every) if 10.0**power <= highest * 1.3),
+        log=True,
+    )
 
 
 def _stages(names: Sequence[str]) -> list[Stage]:

@@ -81,8 +81,13 @@ class ExplorerState(HasTraits):
         self._trials: dict[Hashable, dict[str, tuple[MessageTrial, ...]]] = {}
         self._lock = threading.Lock()
         self.update(
-            model=model, input_shape=input_shape, batch=batch, num_classes=num_classes, at=at, mode=None,
-            chain=usual_chain() if chain is None else chain
+            model=model,
+            input_shape=input_shape,
+            batch=batch,
+            num_classes=num_classes,
+            at=at,
+            mode=None,
+            chain=usual_chain() if chain is None else chain,
         )
 
     def update(

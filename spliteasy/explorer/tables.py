@@ -42,8 +42,16 @@ def trials_html(trials: Sequence[tuple[str, MessageTrial]], facts: Facts, photog
     rows = "".join(_trial(chain, trial, raw[trial.message], facts, chain == newest) for chain, trial in trials)
     scaled = "" if photographs == facts.batch else f", sizes scaled to the batch of {facts.batch}"
     heads = [
-        ("se-left", "chain"), ("se-left", "message"), ("", "raw"), ("", "with the chain"), ("", "smaller by"),
-        ("", "on the link"), ("", "relative error"), ("", "cosine"), ("", "encode"), ("", "decode"),
+        ("se-left", "chain"),
+        ("se-left", "message"),
+        ("", "raw"),
+        ("", "with the chain"),
+        ("", "smaller by"),
+        ("", "on the link"),
+        ("", "relative error"),
+        ("", "cosine"),
+        ("", "encode"),
+        ("", "decode"),
     ]
     head = "".join(f'<th class="{style}">{text}</th>' for style, text in heads)
     return (
@@ -114,7 +122,8 @@ def _messages(facts: Facts) -> str:
     trips = facts.calls * facts.link.rtt_ms / 1e3
     images = f"{facts.batch} sample{'s' if facts.batch > 1 else ''}"
     labels = (
-        f" The labels ({size(facts.label_bytes)}) travel with the activations." if facts.label_bytes
+        f" The labels ({size(facts.label_bytes)}) travel with the activations."
+        if facts.label_bytes
         else " Inputs and labels stay on the device."
     )
     return (

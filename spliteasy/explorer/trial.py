@@ -108,6 +108,7 @@ def run_trial(
     ``progress`` is told the fraction done and what is being done. Setting ``cancel`` stops it between two operations
     and raises `Cancelled`.
     """
+
     def check() -> None:
         if cancel is not None and cancel.is_set():
             raise Cancelled("Cancelled. Nothing was kept.")

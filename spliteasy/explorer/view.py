@@ -250,9 +250,7 @@ class View:
             slider.layout.display = None if shown else "none"
             left, right = (slider.min + 0.5) / count, (count - slider.max - 0.5) / count
             bars = f"(100% - {GUTTER + MARGIN}px)"
-            slider.layout.margin = (
-                f"0 calc({MARGIN}px + {bars} * {right:.6f}) 0 calc({GUTTER}px + {bars} * {left:.6f})"
-            )
+            slider.layout.margin = f"0 calc({MARGIN}px + {bars} * {right:.6f}) 0 calc({GUTTER}px + {bars} * {left:.6f})"
         for control in self.places[1]:
             control.layout.display = None if double else "none"
         lowest = state.first_private if double else 0

@@ -16,7 +16,7 @@ from spliteasy.models import Recipe, build
 from spliteasy.optimization import check_optimizer, make_loss
 from spliteasy.server.session import Session
 from spliteasy.splitting import Split, split
-from spliteasy.weights import copy_weights
+from spliteasy.weights import copy_weights, lay_out
 from spliteasy.wire import Codecs
 
 __all__ = ["SessionConfig", "boundary_digest", "open_session"]
@@ -27,7 +27,8 @@ class SessionConfig:
     """Everything but the weights: the network by name, the cuts, chains, optimizer, loss (single split) and seed.
 
     ``digest`` fingerprints the boundaries as the device's libraries trace them; ``frozen`` names B's parameters that
-    are not trained, ``evaluating`` its layers that stay in eval mode; ``norms`` asks for gradient norms with every
+    are not trained and ``layouts`` those that do not lie in memory row by row; ``evaluating`` are the network's modules
+    that stay in eval mode; ``norms`` asks for gradient norms with every
     step, which clipping needs.
     """
 
@@ -44,6 +45,7 @@ class SessionConfig:
     seed: int
     frozen: list[str]
     evaluating: list[str]
+    layouts: dict[str, list[int]]
     norms: bool
     digest: str
 
@@ -61,7 +63,7 @@ class SessionConfig:
         kinds: dict[str, type | tuple[type, ...]] = {
             "model": str, "arguments": dict, "cuts": list, "input_shape": list, "input_dtype": str, "dtype": str,
             "codecs": dict, "optimizer": dict, "loss": (str, type(None)), "backward": str, "seed": int, "frozen": list,
-            "evaluating": list, "norms": bool, "digest": str,
+            "evaluating": list, "layouts": dict, "norms": bool, "digest": str,
         }  # fmt: skip
         names = [field.name for field in fields(cls)]
         if not isinstance(value, dict) or set(value) != set(names):
@@ -96,13 +98,11 @@ def open_session(config: SessionConfig, weights: Mapping[str, torch.Tensor], all
             f"same. Install the same versions of torch (here {torch.__version__}), torchvision and timm on both."
         )
     assert result.b is not None
+    lay_out(dict(result.b.named_parameters()), config.layouts)
     copy_weights(weights, dict([*result.b.named_parameters(), *result.b.named_buffers()]))
     for name, parameter in result.b.named_parameters():
-        parameter.requires_grad_(name not in config.frozen and parameter.is_floating_point())
-    result.b.train()
-    for name, module in result.b.named_modules():
-        if name in config.evaluating:
-            module.training = False
+        trained = parameter.is_floating_point() or parameter.is_complex()
+        parameter.requires_grad_(name not in config.frozen and trained)
     return Session(
         result.b,
         result.routes,
@@ -120,6 +120,8 @@ def _split(config: SessionConfig, allow: Collection[str]) -> Split:
     elsewhere."""
     try:
         model = build(Recipe(config.model, config.arguments), allow).to(_dtype(config.dtype))
+        for name, module in model.named_modules():
+            module.training = name not in config.evaluating
         return split(model, config.cuts, config.input_shape, dtype=_dtype(config.input_dtype))
     except SplitEasyError:
         raise

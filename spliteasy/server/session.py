@@ -22,7 +22,7 @@ from spliteasy.codecs.base import TensorSpec
 from spliteasy.errors import DataError, FrameError, SessionError, SplitEasyError, TrainingError
 from spliteasy.optimization import Loss, Updater, check_learning_rate, correct_predictions, scalar_loss
 from spliteasy.seeding import STATE_BYTES, StepRandom, preserved
-from spliteasy.segment import Segment, evaluating
+from spliteasy.segment import Buffers, Segment, evaluating
 from spliteasy.splitting import Route
 from spliteasy.wire import Codecs, Frame, Message, Streams
 
@@ -89,7 +89,7 @@ class Session:
         self._pending: int | None = None
         self._step: int | None = None
         self._batch = 0
-        self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._buffers: Buffers | None = None
 
     def forward(self, step: int, frame: Frame) -> Frame:
         """Activations (and labels, in a single split) to outputs, or to input gradients with the loss."""
@@ -100,7 +100,7 @@ class Session:
         self._batch = _batch_of(header)
         if not self.segment.training:
             self.segment.train()
-        self._buffers = [(buffer, buffer.clone()) for buffer in self.segment.buffers()]
+        self._buffers = Buffers(self.segment)
         self._step = step
         message = self._decode(frame, "activations", step, True)
         started = time.perf_counter()
@@ -159,7 +159,7 @@ class Session:
             clip = None if commit.clip is None else torch.tensor(commit.clip, dtype=torch.float64)
             self.updater.apply(commit.learning_rate, clip)
             self.streams.commit()
-            self._committed, self._pending, self._open, self._buffers = self._pending, None, None, []
+            self._committed, self._pending, self._open, self._buffers = self._pending, None, None, None
         else:
             self._give_up()
         if commit.step != self._committed:
@@ -171,8 +171,8 @@ class Session:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Parameters and buffers of B, by the model's own names, as of the last committed step."""
-        committed = {id(buffer): before for buffer, before in self._buffers}
-        buffers = {name: committed.get(id(buffer), buffer) for name, buffer in self.segment.named_buffers()}
+        committed = self._buffers.named if self._buffers is not None else {}
+        buffers = {name: committed.get(name, buffer) for name, buffer in self.segment.named_buffers()}
         return {**dict(self.segment.named_parameters()), **buffers}
 
     def _run(self, message: Message) -> Pass:
@@ -187,7 +187,8 @@ class Session:
         for slot, tensor, needed in zip(route.up, message.tensors, needs, strict=True):
             if tensor is None:
                 raise FrameError(f"Expected every tensor of the activations, found none in slot {slot}.")
-            tensors[slot], wanted[slot] = tensor, bool(needed) and tensor.is_floating_point()
+            differentiable = tensor.is_floating_point() or tensor.is_complex()
+            tensors[slot], wanted[slot] = tensor, bool(needed) and differentiable
         return Pass(self.segment, tensors, message.scalars, wanted)
 
     def _with_loss(self, step: int, run: Pass, message: Message, started: float) -> Frame:
@@ -231,11 +232,10 @@ class Session:
 
     def _give_up(self) -> None:
         """Restore what a step changed that was not finished: buffers; gradients and codec state are dropped."""
-        with torch.no_grad():
-            for buffer, before in self._buffers:
-                buffer.copy_(before)
+        if self._buffers is not None:
+            self._buffers.restore()
         self.updater.drop()
-        self._open, self._pending, self._step, self._buffers = None, None, None, []
+        self._open, self._pending, self._step, self._buffers = None, None, None, None
 
 
 def specs(boundary: Boundary, slots: Sequence[int], batch: int) -> list[TensorSpec]:
