@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from spliteasy.errors import CutError, DataError, TraceError, suggest
 from spliteasy.propagation import Propagation, ShapeError, propagate, tensors_in
-from spliteasy.tracing import Trace, meta_copy, trace
+from spliteasy.tracing import Trace, meta_copy, trace, undrawn
 from spliteasy.verifying import verify
 
 __all__ = ["Mode", "Program", "input_dtype"]
@@ -157,7 +157,7 @@ class Program:
         return self._followed[training, batch]
 
     def _propagate(self, traced: Trace, batch: int) -> Propagation:
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), undrawn():
             inputs = torch.empty((batch, *self.input_shape), dtype=self.dtype, device="meta")
             propagation = propagate(traced, inputs, self.model)
             if batch == self.batch:

@@ -58,10 +58,11 @@ def refuse_what_cannot_be_exact(program: Program, spans: dict[bool, list[tuple[i
                 "ones in every step. Draw them in a module of its own that reads self.training, or make their shape "
                 "follow from the input (torch.rand_like(x))."
             )
-        if mode.trace.counted is not None:
+        if mode.trace.assigned is not None:
             raise SplitError(
-                f"The forward of {network} changes its attribute '{mode.trace.counted}', a plain number, which its "
-                "segments would not. Keep it in a buffer, change it in a module of its own, or change it outside."
+                f"The forward of {network} assigns its attribute '{mode.trace.assigned}', which the next one reads, "
+                "and its segments would not. Change a buffer in place instead (self.mean.mul_(0.9)), or do it in a "
+                "module of its own."
             )
         _refuse_changed_constants(mode)
         _refuse_shared_state(program, mode, spans[training])

@@ -10,10 +10,13 @@ Python*, MLSys 2022, arXiv 2112.08429); the rules for leaves (`spliteasy.tracer`
 from __future__ import annotations
 
 import copy
+import dis
 import random
 import threading
 import traceback
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from spliteasy.errors import TraceError
 from spliteasy.tracer import Tracer, has_hooks
 
-__all__ = ["Attributes", "Trace", "meta_copy", "trace"]
+__all__ = ["Attributes", "Trace", "meta_copy", "trace", "undrawn"]
 
 _ONE_AT_A_TIME = threading.RLock()
 """torch.fx patches `nn.Module` while it traces."""
@@ -41,8 +44,8 @@ class Trace:
     ``network`` is the meta copy that was traced, ``names`` gives each operation a name that reads like the module path,
     ``constants`` are tensors that the forward made while it was traced, and ``random_constants`` says whether random
     numbers were drawn for them (a split would repeat the same "random" numbers for ever). ``evaluating`` are layers
-    that stay in eval mode in a network that trains (frozen ones), and ``counted`` is an attribute that the network's
-    own forward changes in Python, if there is one (a split would not).
+    that stay in eval mode in a network that trains (frozen ones), and ``assigned`` is an attribute through which the
+    network's own forward hands something to the next, if there is one (a split would not).
     """
 
     graph: fx.Graph
@@ -52,7 +55,7 @@ class Trace:
     random_constants: bool
     training: bool
     evaluating: frozenset[str] = frozenset()
-    counted: str | None = None
+    assigned: str | None = None
 
     @property
     def operations(self) -> list[fx.Node]:
@@ -96,8 +99,8 @@ def trace(model: nn.Module, network: nn.Module, training: bool, whole: set[type[
     """List the operations of ``network`` (a `meta_copy` of ``model``) in train or eval mode.
 
     Where Python control flow stops the tracer, the module that raised becomes one operation and the trace starts again;
-    its type is added to ``whole``. So does a module whose forward counts in Python. Raises `TraceError` naming the
-    operation when that module is the network itself.
+    its type is added to ``whole``. So does a module that hands something from one forward to the next. Raises
+    `TraceError`, naming the operation, when the module that raised is the network itself.
     """
     if "forward" in vars(model):
         raise TraceError(
@@ -118,10 +121,10 @@ def trace(model: nn.Module, network: nn.Module, training: bool, whole: set[type[
             with _Draws() as draws:
                 try:
                     graph = tracer.trace(network)
-                    (failed, name), error = attributes.counted(), None
-                    counted = name if failed is network else None
+                    (failed, name), error = attributes.assigned(), None
+                    assigned = name if failed is network else None
                 except Exception as raised:
-                    failed, error, counted = tracer.failed, raised, None
+                    failed, error, assigned = tracer.failed, raised, None
                 attributes.restore()
             random_constants = states.restore(draws.drawn)
             if error is not None and (failed is None or type(failed) in whole):
@@ -138,7 +141,7 @@ def trace(model: nn.Module, network: nn.Module, training: bool, whole: set[type[
         for node in graph.nodes
         if node.op == "get_attr" and (tensor := _own_attribute(network, str(node.target), model)) is not None
     }
-    return Trace(graph, network, _names(graph), constants, random_constants, training, evaluating, counted)
+    return Trace(graph, network, _names(graph), constants, random_constants, training, evaluating, assigned)
 
 
 def _own_attribute(network: nn.Module, target: str, model: nn.Module) -> torch.Tensor | None:
@@ -190,12 +193,16 @@ class Attributes:
             (module, dict(vars(module)), dict(module._buffers)) for module in network.modules()
         ]
 
-    def counted(self) -> tuple[nn.Module | None, str]:
-        """A module on which a forward changed a plain number, the innermost first, and the number's name."""
-        for module, before, _ in reversed(self._before):
-            for name, value in before.items():
-                now = vars(module).get(name)
-                if type(value) in (int, float, bool) and type(now) in (int, float, bool) and repr(now) != repr(value):
+    def assigned(self) -> tuple[nn.Module | None, str]:
+        """A module on which a forward assigned something that the next forward reads, and its name, innermost first:
+        another plain number, a new tensor for a buffer or for a tensor, or what the forward reads before it assigns it.
+        """
+        for module, before, buffers in reversed(self._before):
+            for name, value in module._buffers.items():
+                if value is not buffers.get(name):
+                    return module, name
+            for name, value in vars(module).items():
+                if value is not before.get(name) and _handed_on(type(module), name, before.get(name), value):
                     return module, name
         return None, ""
 
@@ -208,6 +215,26 @@ class Attributes:
             now.update(before | constants)
             module._buffers.clear()
             module._buffers.update(buffers)
+
+
+def _handed_on(cls: type[nn.Module], name: str, before: Any, now: Any) -> bool:
+    if type(before) in (int, float, bool) and type(now) in (int, float, bool):
+        return repr(before) != repr(now)
+    code = getattr(cls.forward, "__code__", None)
+    mentions = [step.opname for step in dis.get_instructions(code) if step.argval == name] if code is not None else []
+    reads_first = bool(mentions) and mentions[0].startswith("LOAD")
+    return isinstance(now, fx.Proxy) and (isinstance(before, torch.Tensor) or reads_first)
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Whatever runs inside leaves the generators as they were."""
+    states = _RandomStates()
+    with _Draws() as draws:
+        try:
+            yield
+        finally:
+            states.restore(draws.drawn)
 
 
 class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
