@@ -54,8 +54,9 @@ METHODS: dict[str, Backward] = {"exact": exact, "auxiliary-label": auxiliary_lab
 
 def backward_method(name: str) -> Backward:
     """The method of this name. Raises `TrainingError` for another."""
-    if name not in METHODS:
-        raise TrainingError(f"Expected backward as one of {sorted(METHODS)}, found {name!r}.{suggest(name, METHODS)}")
+    if not isinstance(name, str) or name not in METHODS:
+        near = suggest(name, METHODS) if isinstance(name, str) else ""
+        raise TrainingError(f"Expected backward as one of {sorted(METHODS)}, found {name!r}.{near}")
     return METHODS[name]
 
 

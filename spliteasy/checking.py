@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
 from spliteasy.codecs.finite import all_finite
-from spliteasy.errors import DataError, NonFiniteError
+from spliteasy.errors import DataError, NonFiniteError, TrainingError
+from spliteasy.link import Link
 from spliteasy.splitting import Split
 
-__all__ = ["check_batch"]
+__all__ = ["check_batch", "check_settings"]
 
 _CLASS_LOSSES = ("cross_entropy", "nll_loss")
 _IGNORED = -100
+
+
+def check_settings(split: Any, server: Any, link: Any, seed: Any, clip_norm: Any, timeout: Any) -> None:
+    """Raise `TrainingError` for settings of a trainer that are of another kind than they must be."""
+    if not isinstance(split, Split):
+        raise TrainingError(f"Expected a split made by se.split(model, at=...), found {type(split).__name__}.")
+    if server is not None and not isinstance(server, str):
+        raise TrainingError(f"Expected server as an address such as LocalServer().url, or None; found {server!r:.80}.")
+    if link is not None and not isinstance(link, Link):
+        raise TrainingError(f"Expected link as se.Link(...), one of se.LINKS, or None; found {link!r:.80}.")
+    if type(seed) is not int:
+        raise TrainingError(f"Expected seed as a whole number, found {seed!r:.80}.")
+    if clip_norm is not None and not _is_positive(clip_norm):
+        raise TrainingError(f"Expected clip_norm as a number above zero, or None; found {clip_norm!r:.80}.")
+    if not _is_positive(timeout):
+        raise TrainingError(f"Expected timeout as seconds above zero, found {timeout!r:.80}.")
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def check_batch(split: Split, loss: Any, x: torch.Tensor, y: torch.Tensor) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from spliteasy.answers import check_answer
 from spliteasy.backward import Pass
 from spliteasy.boundary import Boundary
 from spliteasy.runlog import Stopwatch
@@ -16,6 +17,9 @@ from spliteasy.transport import Reply, Transport
 from spliteasy.wire import Bytes, Frame, Message, Streams
 
 __all__ = ["Exchange"]
+
+
+_PLAIN = {"outputs": ("generator",), "input_gradients": ("norms",)}
 
 
 @dataclass
@@ -30,6 +34,10 @@ class Exchange:
     batch: int
     watch: Stopwatch
     sizes: dict[str, Bytes] = field(default_factory=dict)
+
+    @property
+    def _parameters(self) -> list[str]:
+        return [name for name, _ in self.split.b.named_parameters()] if self.split.b is not None else []
 
     def forward(self, a: Pass, plain: dict[str, torch.Tensor]) -> Message:
         """Send the activations; the answer is outputs (double split) or input gradients (single split)."""
@@ -92,7 +100,9 @@ class Exchange:
         seconds = call.finish()["total"]
         with self.watch.phase("decode"):
             shapes = specs(boundary, slots, self.batch) if boundary is not None else []
-            answer = self.streams.decode(reply.frame, expected, self.step, shapes, training, ("generator", "norms"))
+            answer = self.streams.decode(reply.frame, expected, self.step, shapes, training, _PLAIN[expected])
+            if training:
+                check_answer(answer, single=self.split.c is None, parameters=self._parameters)
         theirs = {phase: float(value) for phase, value in answer.meta.get("seconds", {}).items()}
         for phase, value in theirs.items():
             self.watch.add(phase, value)

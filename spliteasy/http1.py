@@ -7,6 +7,7 @@ and do not say how many bytes went through the socket.
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -43,13 +44,15 @@ class Connection:
     """
 
     def __init__(self, url: str, timeout: float) -> None:
-        parts = urlsplit(url)
         try:
+            parts = urlsplit(url)
             host, port = parts.hostname, parts.port or 80
-        except ValueError:
+            parts.netloc.encode("ascii")
+            (host or "").encode("idna")
+        except ValueError:  # UnicodeError is one
             host = None
-        if parts.scheme != "http" or not host or not url.isprintable() or " " in url:
-            raise ServerError(f"Expected a server's address such as http://127.0.0.1:8765, found {url!r}.")
+        if not host or parts.scheme != "http" or not url.isprintable() or " " in url:
+            raise ServerError(f"Expected a server's address such as http://127.0.0.1:8765, found {url!r:.300}.")
         self.url, self._address, self._timeout = url, (host, port), timeout
         self._prefix, self._host = parts.path.rstrip("/"), parts.netloc
         self._socket: socket.socket | None = None
@@ -142,7 +145,9 @@ class Connection:
         first, *lines = head.decode("latin-1").split("\r\n")
         fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         status, length = first.split(" ")[1:2], fields.get("content-length", "")
-        if not status or not status[0].isdecimal() or not length.isdecimal() or int(length) > _MAX_BODY:
+        if not status or not re.fullmatch("[1-5][0-9]{2}", status[0]) or not re.fullmatch("[0-9]{1,11}", length):
+            raise self._foreign(head[:200])
+        if int(length) > _MAX_BODY:
             raise self._foreign(head[:200])
         kind = fields.get("content-type", "").partition(";")[0].strip().lower()
         return int(status[0]), kind, int(length), fields.get("connection", "").lower() == "close"

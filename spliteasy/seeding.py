@@ -8,7 +8,9 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["STATE_BYTES", "StepRandom", "preserved", "step_seed"]
+from spliteasy.errors import FrameError
+
+__all__ = ["STATE_BYTES", "StepRandom", "check_generator_state", "preserved", "step_seed"]
 
 STATE_BYTES = int(torch.get_rng_state().numel())
 """The size of the generator's state as it travels."""
@@ -21,6 +23,19 @@ def step_seed(seed: int, step: int) -> int:
     """
     digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def check_generator_state(state: torch.Tensor) -> torch.Tensor:
+    """A generator's state as it came over the wire. Raises `FrameError` if it is none."""
+    if state.dtype != torch.uint8 or tuple(state.shape) != (STATE_BYTES,):
+        raise FrameError(
+            f"Expected a generator state of {STATE_BYTES} bytes, found {state.dtype} {tuple(state.shape)}."
+        )
+    try:
+        torch.Generator().set_state(state)
+    except RuntimeError as error:
+        raise FrameError(f"Expected the state of a generator, found other bytes ({error}).") from error
+    return state
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from types import TracebackType
 from typing import Any
@@ -10,21 +11,32 @@ from typing import Any
 import torch
 from torch import nn
 
+from spliteasy.answers import check_score
 from spliteasy.backward import Pass, backward_method
-from spliteasy.checking import check_batch
+from spliteasy.checking import check_batch, check_settings
 from spliteasy.codecs.base import Codec
 from spliteasy.codecs.chain import Chain
 from spliteasy.connecting import connect
-from spliteasy.errors import NonFiniteError, SplitEasyError, TrainingError
+from spliteasy.errors import DataError, SplitEasyError, TrainingError
 from spliteasy.exchange import Exchange
 from spliteasy.link import Link
-from spliteasy.optimization import Loss, Updater, check_optimizer, correct_predictions, global_clip, make_loss
+from spliteasy.optimization import (
+    Loss,
+    Updater,
+    check_learning_rate,
+    check_optimizer,
+    correct_predictions,
+    global_clip,
+    make_loss,
+    scalar_loss,
+)
 from spliteasy.runlog import Evaluation, RunLog, StepRecord, Stopwatch
 from spliteasy.seeding import StepRandom, preserved
 from spliteasy.segment import Buffers, Segment, evaluating
 from spliteasy.server.session import Commit
 from spliteasy.splitting import Route, Split
 from spliteasy.transport import InProcess, Transport
+from spliteasy.weights import copy_weights
 from spliteasy.wire import Bytes, Codecs, Message, Streams, as_codecs
 
 __all__ = ["Trainer"]
@@ -61,6 +73,7 @@ class Trainer:
         clip_norm: float | None = None,
         timeout: float = 600.0,
     ) -> None:
+        check_settings(split, server, link, seed, clip_norm, timeout)
         self.split, self.codecs, self.seed, self.clip_norm = split, as_codecs(codecs), seed, clip_norm
         self.loss_name, self.loss = loss, make_loss(loss)
         self.optimizer = check_optimizer(optimizer or {"name": "SGD", "lr": 0.01})
@@ -72,6 +85,7 @@ class Trainer:
         self.learning_rate: float = float(self._settings["lr"])
         self._finished = Commit()
         self._closed = False
+        self._busy = threading.Lock()
         self._agreed: tuple[list[bool], list[bool]] | None = None
         self._transport: Transport | None = None
         if split.cuts:
@@ -82,7 +96,12 @@ class Trainer:
 
     def step(self, x: torch.Tensor, y: torch.Tensor) -> StepRecord:
         """One training step on ``x`` (batch, *input_shape) and labels ``y``; in a double split both stay here."""
+        with self._alone():
+            return self._step(x, y)
+
+    def _step(self, x: torch.Tensor, y: torch.Tensor) -> StepRecord:
         self._require_open()
+        rate = check_learning_rate(self.learning_rate)
         check_batch(self.split, self.loss_name, x, y)
         if not (self.split.model.training and self.split.a.training):
             self.split.train()
@@ -102,23 +121,25 @@ class Trainer:
             with watch.phase("update"):
                 self._updater.check_gradients()
                 clip = self._clip_factor(norms)
-                self._updater.apply(self.learning_rate, clip)
+                self._updater.apply(rate, clip)
         except BaseException:
             self._give_up(buffers)
+            if isinstance(self._transport, InProcess):
+                self._transport.commit(self._finished)
             raise
         self._streams.commit()
-        self._finished = Commit(step, self.learning_rate, None if clip is None else float(clip))
+        self._finished = Commit(step, rate, None if clip is None else float(clip))
         if isinstance(self._transport, InProcess):  # the model is here: let it be up to date after every step
             with watch.phase("update"):
                 self._transport.commit(self._finished)
-        record = StepRecord(step, loss, len(x), watch.finish(), sizes, self.learning_rate, error)
+        record = StepRecord(step, loss, len(x), watch.finish(), sizes, rate, error)
         self.log.records.append(record)
         return record
 
     def _unsplit_step(self, x: torch.Tensor, y: torch.Tensor, step: int, watch: Stopwatch) -> _Outcome:
         StepRandom(self.seed, step)
         with watch.phase("a_forward"):
-            loss = _finite(self.loss(Pass.of_input(self.split.a, x).output, y))
+            loss = scalar_loss(self.loss(Pass.of_input(self.split.a, x).output, y))
         with watch.phase("a_backward"):
             loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach()), 0.0, {}
@@ -143,7 +164,7 @@ class Trainer:
         with exchange.watch.phase("c"):
             StepRandom(self.seed, exchange.step, outputs.plain.get("generator", state))
             run = Pass(c, *_entering_c(route, a, outputs))
-            loss = _finite(self.loss(run.output, y))
+            loss = scalar_loss(self.loss(run.output, y))
             loss.backward()  # type: ignore[no-untyped-call]
             from_c = run.input_gradients()
         reply = exchange.backward([from_c[slot] for slot in route.back])
@@ -170,13 +191,19 @@ class Trainer:
         ``validation`` is evaluated after every epoch, ``schedule`` gives the learning rate of an epoch (from 0).
         Returns the log of all steps of this trainer so far.
         """
-        if not isinstance(epochs, int) or epochs < 1:
+        if type(epochs) is not int or epochs < 1:
             raise TrainingError(f"Expected epochs of 1 or more, found {epochs!r}.")
         for epoch in range(epochs):
             if schedule is not None:
-                self.learning_rate = float(schedule(epoch))
-            for x, y in _with_bar(loader, f"epoch {epoch + 1}/{epochs}", progress, self.log):
-                self.step(x, y)
+                self.learning_rate = check_learning_rate(schedule(epoch))
+            steps = len(self.log)
+            for batch in _with_bar(loader, f"epoch {epoch + 1}/{epochs}", progress, self.log):
+                self.step(*_pair(batch))
+            if len(self.log) == steps:
+                raise TrainingError(
+                    f"Expected batches from the loader, found none in epoch {epoch + 1}. Give a DataLoader or a list, "
+                    "which can be gone through again; a generator cannot."
+                )
             if validation is not None:
                 self.log.evaluations.append(self.evaluate(validation))
         self.pull()
@@ -186,8 +213,10 @@ class Trainer:
         """Mean loss and accuracy in eval mode. No parameter, buffer or random number changes."""
         self._require_open()
         total, correct, samples, counted = 0.0, 0, 0, True
-        with evaluating([self.split.model, *self._own_segments()]), preserved(), torch.no_grad():
-            for x, y in loader:
+        modules = [self.split.model, *self._own_segments()]
+        with self._alone(), evaluating(modules), preserved(), torch.no_grad():
+            for batch in loader:
+                x, y = _pair(batch)
                 check_batch(self.split, self.loss_name, x, y)
                 loss, right = self._score(x, y)
                 total, samples = total + loss * len(x), samples + len(x)
@@ -202,8 +231,7 @@ class Trainer:
         if self._transport is not None:
             exchange = self._exchange(-1, len(x), Stopwatch(), {})
             if self.split.c is None:
-                score = exchange.evaluate(run, {"labels": y}).meta
-                return float(score["loss"]), score["correct"]
+                return check_score(exchange.evaluate(run, {"labels": y}))
             outputs = exchange.evaluate(run, {})
             run = Pass(self.split.c, *_entering_c(self.split.routes[False], run, outputs))
         return float(self.loss(run.output, y)), correct_predictions(run.output, y)
@@ -216,10 +244,8 @@ class Trainer:
         self._transport.commit(self._finished)
         if isinstance(self._transport, InProcess):
             return
-        weights = self._transport.weights()
-        with torch.no_grad():
-            for name, tensor in [*self.split.b.named_parameters(), *self.split.b.named_buffers()]:
-                tensor.copy_(weights[name])
+        own = dict([*self.split.b.named_parameters(), *self.split.b.named_buffers()])
+        copy_weights(self._transport.weights(), own)
 
     def state_dict(self) -> dict[str, Any]:
         """``model`` and ``optimizer`` as the unsplit model and its optimizer would give them."""
@@ -302,6 +328,18 @@ class Trainer:
             segment.restore()
         self._updater.drop()
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One step or evaluation at a time: two would mix up both."""
+        if not self._busy.acquire(blocking=False):
+            raise TrainingError(
+                "Expected one step at a time, found another step of this trainer under way. Wait for it."
+            )
+        try:
+            yield
+        finally:
+            self._busy.release()
+
     def _require_open(self) -> None:
         if self._closed:
             raise TrainingError(
@@ -334,20 +372,21 @@ def _norms(reply: Message) -> dict[str, torch.Tensor]:
     return dict(zip(reply.meta["norms_of"], norms.unbind(), strict=True)) if norms is not None else {}
 
 
-def _finite(loss: torch.Tensor) -> torch.Tensor:
-    if not torch.isfinite(loss).all():
-        raise NonFiniteError(
-            f"Expected a finite loss, found {float(loss)}. The step was given up and no parameter changed; lower the "
-            "learning rate, or look at the inputs."
-        )
-    return loss
+def _pair(batch: Any) -> Batch:
+    """A batch as inputs and labels. Raises `DataError` if it is no pair of tensors."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        count = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
+        raise DataError(f"Expected batches as pairs of inputs and labels, found {type(batch).__name__}{count}.")
+    return batch[0], batch[1]
 
 
 def _with_bar(loader: Iterable[Batch], label: str, progress: bool, log: RunLog) -> Iterator[Batch]:
     """The batches, behind a bar that shows the last loss and the bytes of a step."""
     from tqdm.auto import tqdm
 
-    total = len(loader) if isinstance(loader, Sized) else None
+    total = None
+    with contextlib.suppress(TypeError):  # a DataLoader has a length, also where its data set has none
+        total = len(loader) if isinstance(loader, Sized) else None
     with tqdm(total=total, desc=label, unit="step", disable=not progress) as bar:
         for batch in loader:
             yield batch

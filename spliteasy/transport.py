@@ -6,6 +6,7 @@ Both give the same answers; only HTTP has a socket, on which every byte is count
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -112,8 +113,9 @@ class HTTP:
         self._headers: dict[str, str] = {}
         body = save_tensors(weights, {"session": json.dumps(dict(config))})
         answer = self._json("POST", "/v1/sessions", [body])
-        if not isinstance(answer.get("session"), str) or not isinstance(answer.get("token"), str):
-            raise ProtocolError(f"Expected a session and its token from {self.url}, found {answer}.")
+        names = [answer.get("session"), answer.get("token")]
+        if not all(isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_\-]{1,200}", name) for name in names):
+            raise ProtocolError(f"Expected a session and its token from {self.url}, found {answer!r:.200}.")
         self.session: str = answer["session"]
         self.info = answer
         self._path = f"/v1/sessions/{self.session}"
@@ -156,7 +158,7 @@ class HTTP:
         body, _, _ = self._call(method, path, pieces)
         try:
             answer = json.loads(bytes(body) or b"{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
             raise ProtocolError(
@@ -186,7 +188,7 @@ def _refusal(url: str, status: int, kind: str, body: bytes) -> SplitEasyError:
         try:
             problem = json.loads(body)
             name, detail = problem["type"].rpartition(":")[2], str(problem["detail"])
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             name, detail = "", ""
         cls = getattr(errors, name, None) if name in errors.__all__ else None
         if isinstance(cls, type) and issubclass(cls, SplitEasyError):

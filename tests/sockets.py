@@ -31,11 +31,18 @@ class Listener:
             self._talk(connection)
         self._open.discard(connection)
 
-    def close(self) -> None:
-        for one in [self._socket, *self._open]:
+    def cut(self) -> None:
+        """Cut every connection that is open."""
+        for one in list(self._open):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
-            one.close()
+
+    def close(self) -> None:
+        """Cut, and listen no longer."""
+        self.cut()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
 
     def __enter__(self) -> Listener:
         return self
@@ -47,7 +54,7 @@ class Listener:
 class Proxy(Listener):
     """Between device and server: keeps every byte, can hold back what the server answers, and can cut the line.
 
-    ``before_up`` is called with what the device sends before it is passed on.
+    ``before_up`` and ``before_down`` are called with what is passed on before it is, `change_down` may replace it.
     """
 
     def __init__(self, url: str) -> None:
@@ -57,6 +64,7 @@ class Proxy(Listener):
         self.holding = threading.Event()
         self.before_up: Callable[[bytes], object] = lambda data: None
         self.before_down: Callable[[bytes], object] = lambda data: None
+        self.change_down: Callable[[bytes], bytes] = lambda data: data
         super().__init__(self._relay)
 
     def _relay(self, device: socket.socket) -> None:
@@ -73,8 +81,8 @@ class Proxy(Listener):
             while data := source.recv(1 << 16):
                 kept += data
                 (self.before_up if up else self.before_down)(data)
-                if not (self.holding.is_set() and not up):
-                    target.sendall(data)
+                if up or not self.holding.is_set():
+                    target.sendall(data if up else self.change_down(data))
         for one in (source, target):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
@@ -111,3 +119,17 @@ def no_session_left(url: str) -> Iterator[None]:
     before = sessions(url)
     yield
     assert sessions(url) == before
+
+
+def raw_call(url: str, data: bytes) -> bytes:
+    """Send bytes to a server, end the sending half, and read what comes back until it closes or is silent for long."""
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(data)
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_WR)
+        answer = bytearray()
+        with contextlib.suppress(OSError):
+            while piece := connection.recv(1 << 16):
+                answer += piece
+        return bytes(answer)

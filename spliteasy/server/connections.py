@@ -47,8 +47,9 @@ class StepConnection(HTTPConnection):
     rbufsize = 1 << 17
 
     def communicate(self) -> bool:
-        """Answer one request, and those that follow closely; whether to keep the connection."""
-        keep = bool(super().communicate())  # type: ignore[no-untyped-call]
-        while keep and select.select([self.socket], [], [], _LINGER)[0]:
-            keep = bool(super().communicate())  # type: ignore[no-untyped-call]
-        return keep
+        """Answer the requests that follow closely; whether to keep the connection. One that says nothing takes no
+        thread for longer."""
+        while select.select([self.socket], [], [], _LINGER)[0]:
+            if not super().communicate():  # type: ignore[no-untyped-call]
+                return False
+        return True

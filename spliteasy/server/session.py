@@ -21,7 +21,7 @@ from spliteasy.boundary import Boundary
 from spliteasy.codecs.base import TensorSpec
 from spliteasy.errors import DataError, FrameError, SessionError, SplitEasyError, TrainingError
 from spliteasy.optimization import Loss, Updater, check_learning_rate, correct_predictions, scalar_loss
-from spliteasy.seeding import STATE_BYTES, StepRandom, preserved
+from spliteasy.seeding import StepRandom, check_generator_state, preserved
 from spliteasy.segment import Buffers, Segment, evaluating
 from spliteasy.splitting import Route
 from spliteasy.wire import Codecs, Frame, Message, Streams
@@ -273,13 +273,4 @@ def _batch_of(header: dict[str, Any]) -> int:
 
 def _generator_state(message: Message) -> torch.Tensor | None:
     state = message.plain.get("generator")
-    if state is not None and (state.dtype != torch.uint8 or tuple(state.shape) != (STATE_BYTES,)):
-        raise FrameError(
-            f"Expected a generator state of {STATE_BYTES} bytes, found {state.dtype} {tuple(state.shape)}."
-        )
-    if state is not None:
-        try:
-            torch.Generator().set_state(state)
-        except RuntimeError as error:
-            raise FrameError(f"Expected the state of a generator, found other bytes ({error}).") from error
-    return state
+    return None if state is None else check_generator_state(state)
