@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -187,6 +188,8 @@ def _serve(options: argparse.Namespace, given: Sequence[str]) -> None:
         idle_seconds=options.idle_seconds,
         stop_with=sys.stdin.buffer if options.stop_with_stdin else None,
     )
+    sys.stdout.flush()
+    os._exit(0)  # a thread that waits for a slow client would keep the process alive
 
 
 def _train(options: argparse.Namespace, given: Sequence[str]) -> None:

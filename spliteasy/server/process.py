@@ -32,6 +32,7 @@ GNU OpenMP), and memory that a step frees should stay for the next one instead o
 """
 
 _READY = "listening on "
+_STOPPING = 3.0
 
 
 def server_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -76,7 +77,9 @@ def serve(
     try:
         server.serve()
     except KeyboardInterrupt:
-        server.stop()
+        stopping = threading.Thread(target=server.stop, daemon=True)
+        stopping.start()
+        stopping.join(_STOPPING)
 
 
 def _stop_at_end(stream: IO[Any], server: Any) -> None:
