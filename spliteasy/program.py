@@ -48,8 +48,11 @@ class Mode:
         return next(tensors_in(self.propagation.values[self.nodes[position]]), None) is not None
 
     def attributes(self, lo: int, hi: int) -> set[fx.Node]:
-        """The parameters and buffers that the operations after ``lo`` up to ``hi`` read directly."""
-        nodes = self.nodes[lo + 1 : hi + 1] + ([self.output] if hi == len(self.nodes) - 1 else [])
+        """The parameters and buffers that the operations after ``lo`` up to ``hi`` read directly.
+
+        Here and in `read` the output is at the position behind the last operation.
+        """
+        nodes = [*self.nodes, self.output][lo + 1 : hi + 1]
         return {used for node in nodes for used in node.all_input_nodes if used.op == "get_attr"}
 
     def mutated(self, lo: int, hi: int) -> set[int]:
@@ -59,9 +62,7 @@ class Mode:
 
     def read(self, lo: int, hi: int) -> set[int]:
         """The identities of the meta tensors that the operations after ``lo`` up to ``hi`` read."""
-        nodes: list[fx.Node] = self.nodes[max(lo, 0) + 1 : hi + 1]
-        if hi == len(self.nodes) - 1:
-            nodes = [*nodes, self.output]
+        nodes = [*self.nodes, self.output][max(lo, 0) + 1 : hi + 1]
         values = self.propagation.values
         return {id(tensor) for node in nodes for used in node.all_input_nodes for tensor in tensors_in(values[used])}
 

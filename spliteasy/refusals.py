@@ -76,12 +76,11 @@ def refuse_input_at_boundary(program: Program, cuts: Sequence[str]) -> None:
         last = max(mode.dies()[index] for index in holding)
         for cut in cuts:
             if any(index <= mode.position[cut] < mode.dies()[index] for index in holding):
-                advice = f"Cut after '{mode.names[last]}', the last operation that reads it, or use" * (
-                    last < len(mode.names) - 1
-                )
+                reader = mode.names[last] if last < len(mode.names) - 1 else None
+                advice = "Use" if reader is None else f"Cut after '{reader}', the last operation that reads it, or use"
                 raise SplitError(
                     f"At the cut '{cut}' the input itself is still alive, and in a double split inputs stay on the "
-                    f"device. {advice or 'Use'} a single split."
+                    f"device. {advice} a single split."
                 )
 
 

@@ -108,7 +108,8 @@ def evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def segment_graph(mode: Mode, lo: int, hi: int) -> fx.Graph:
-    """The operations after position ``lo`` up to ``hi`` (``lo = -1``: from the input on) as a graph of their own.
+    """The operations after position ``lo`` up to ``hi`` as a graph of their own: from the input on if ``lo`` is −1, and
+    to the output if ``hi`` is behind the last operation.
 
     Its inputs are what is alive at ``lo``, its output a tuple of what is alive at ``hi``, or of the network's output.
     """
@@ -123,7 +124,7 @@ def segment_graph(mode: Mode, lo: int, hi: int) -> fx.Graph:
         copies[attribute] = graph.get_attr(str(attribute.target))
     for node in mode.nodes[max(lo, 0) + 1 : hi + 1]:
         copies[node] = graph.node_copy(node, copies.__getitem__)
-    if hi == len(mode.nodes) - 1:
+    if hi == len(mode.nodes):
         graph.output((fx.node.map_arg(mode.output.args[0], copies.__getitem__),))
     else:
         graph.output(tuple(copies[node] for node in mode.alive(hi)))

@@ -191,11 +191,12 @@ def split(
 
 
 def _spans(program: Program, cuts: tuple[str, ...]) -> dict[bool, list[tuple[int, int]]]:
-    """For each mode, the positions (after, up to) of each segment; the first starts before the input, at −1."""
+    """For each mode, the positions (after, up to) of each segment: the first starts before the input, at −1, and the
+    last ends with the output, behind the last operation."""
     spans = {}
     for training in (True, False):
         mode = program.mode(training)
-        ends = [mode.position[cut] for cut in cuts] + [len(mode.nodes) - 1]
+        ends = [mode.position[cut] for cut in cuts] + [len(mode.nodes)]
         spans[training] = list(zip([-1, *ends[:-1]], ends, strict=True))
     return spans
 
