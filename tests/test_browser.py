@@ -52,13 +52,24 @@ class Server:
         with (folder / "server.log").open("w") as log:
             self.process = subprocess.Popen(
                 [
-                    sys.executable, "-m", "jupyter", "lab", "--allow-root", "--no-browser", "--port=0",
-                    "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={folder}", "--IdentityProvider.token=",
-                    "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None",
+                    sys.executable,
+                    "-m",
+                    "jupyter",
+                    "lab",
+                    "--allow-root",
+                    "--no-browser",
+                    "--port=0",
+                    "--ServerApp.ip=127.0.0.1",
+                    f"--ServerApp.root_dir={folder}",
+                    "--IdentityProvider.token=",
+                    "--LabApp.expose_app_in_browser=True",
+                    "--LabApp.news_url=None",
                     "--LabApp.extension_manager=readonly",
                 ],
-                cwd=folder, env={**os.environ, **{name: str(path) for name, path in places.items()}},
-                stdout=log, stderr=subprocess.STDOUT,
+                cwd=folder,
+                env={**os.environ, **{name: str(path) for name, path in places.items()}},
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         self.url = self._address()
 

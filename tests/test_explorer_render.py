@@ -84,18 +84,24 @@ def test_the_axis_has_round_numbers_within_it(state: ExplorerState, log: bool) -
 def test_segments_meet_at_the_cuts() -> None:
     state = small(DOUBLE)
     first, last = state.chosen
-    assert state.skyline.spans == {"A": (0, first.index + 1), "B": (first.index + 1, last.index + 1),
-                                   "C": (last.index + 1, 4)}
+    assert state.skyline.spans == {
+        "A": (0, first.index + 1),
+        "B": (first.index + 1, last.index + 1),
+        "C": (last.index + 1, 4),
+    }
     assert set(small().skyline.spans) == {"A", "B"}
 
 
-@pytest.mark.parametrize(("name", "labels"), [
-    ("resnet50", ["layer1", "layer2", "layer3", "layer4"]),
-    ("densenet121", ["features.denseblock1", "features.denseblock4", "features.transition2"]),
-    ("vit_b_16", ["encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_11"]),
-    ("vgg11", ["features", "classifier"]),
-    ("digits_cnn", ["conv1", "pool", "classifier"]),
-])
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("resnet50", ["layer1", "layer2", "layer3", "layer4"]),
+        ("densenet121", ["features.denseblock1", "features.denseblock4", "features.transition2"]),
+        ("vit_b_16", ["encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_11"]),
+        ("vgg11", ["features", "classifier"]),
+        ("digits_cnn", ["conv1", "pool", "classifier"]),
+    ],
+)
 def test_stages_follow_the_modules(name: str, labels: list[str]) -> None:
     picture = ExplorerState(name).skyline
     found = [stage.label for stage in picture.stages]
@@ -107,8 +113,15 @@ def test_the_picture_says_what_it_shows() -> None:
     html = picture_html(ExplorerState("resnet50", at=("maxpool", "flatten")).skyline)
     text = _text(html)
     for words in (
-        "resnet50: bytes at each of its 176 cuts, for a batch of 32 images", "A on the device", "B on the server",
-        "C on the device", "after maxpool · 25.7 MB", "after flatten · 262 kB", "200 MB", "layer3", "bytes",
+        "resnet50: bytes at each of its 176 cuts, for a batch of 32 images",
+        "A on the device",
+        "B on the server",
+        "C on the device",
+        "after maxpool · 25.7 MB",
+        "after flatten · 262 kB",
+        "200 MB",
+        "layer3",
+        "bytes",
         "operations, in the order they run",
     ):
         assert words in text
@@ -118,9 +131,16 @@ def test_the_facts_say_what_crosses_and_what_stays() -> None:
     state = ExplorerState("resnet50", at="maxpool")
     text = _text(facts_html(state.facts))
     for words in (
-        "B·R·C·F = 32·56·56·64 = 6,422,528 values = 25.7 MB", "maxpool (MaxPool2d)", "< 0.1 % of 25.6 M parameters",
-        "2.9 % of 4.09 G multiply-accumulates", "activations A → B", "input_gradients B → A", "51.4 MB", "34.3 s",
-        "The labels (256 B) travel with the activations", "12 Mbit/s up",
+        "B·R·C·F = 32·56·56·64 = 6,422,528 values = 25.7 MB",
+        "maxpool (MaxPool2d)",
+        "< 0.1 % of 25.6 M parameters",
+        "2.9 % of 4.09 G multiply-accumulates",
+        "activations A → B",
+        "input_gradients B → A",
+        "51.4 MB",
+        "34.3 s",
+        "The labels (256 B) travel with the activations",
+        "12 Mbit/s up",
     ):
         assert words in text, words
     state.update(at=("maxpool", "flatten"))
@@ -136,8 +156,17 @@ def test_trials_are_scaled_to_the_batch() -> None:
     assert "Nothing measured" in _text(trials_html((), state.facts, 32))
     row = MessageTrial("activations", "maxpool", 1, 6_422_528, 642_253, 0.25, 0.97, 1200.0, 900.0)
     text = _text(trials_html((("topk(0.1)", row),), state.facts, 8))
-    for words in ("topk(0.1)", "25.7 MB", "2.57 MB", "10×", "17.1 s → 1.71 s", "25.0 %", "0.9700", "1,200 MB/s",
-                  "8 photographs in training mode, sizes scaled to the batch of 32"):
+    for words in (
+        "topk(0.1)",
+        "25.7 MB",
+        "2.57 MB",
+        "10×",
+        "17.1 s → 1.71 s",
+        "25.0 %",
+        "0.9700",
+        "1,200 MB/s",
+        "8 photographs in training mode, sizes scaled to the batch of 32",
+    ):
         assert words in text, words
 
 
@@ -193,16 +222,36 @@ def test_the_static_page_needs_neither_styles_nor_scripts() -> None:
     assert "B·R·C·F = 32·56·56·64 = 6,422,528 values = 25.7 MB" in _text(html)
 
 
-@pytest.mark.parametrize(("found", "expected"), [
-    (size(0), "0 B"), (size(999), "999 B"), (size(1000), "1.00 kB"), (size(25_690_112), "25.7 MB"),
-    (size(999_999), "1.00 MB"), (size(3.2e12), "3.20 TB"), (size(5e7, exact=False), "50 MB"),
-    (size(1e8, exact=False), "100 MB"), (amount(25_557_032), "25.6 M"), (amount(640), "640"),
-    (duration(0), "0 s"), (duration(0.0004), "0.400 ms"), (duration(0.07), "70.0 ms"), (duration(0.9999), "1.00 s"),
-    (duration(34.26), "34.3 s"), (duration(99.96), "1 min 40 s"), (duration(3599.9), "1 h 00 min"),
-    (duration(4200), "1 h 10 min"), (share(0, 5), "0 %"), (share(5, 5), "100 %"), (share(1, 10_000), "< 0.1 %"),
-    (share(9_999_999, 10_000_000), "> 99.9 %"), (share(1, 3), "33.3 %"), (share(0, 0), "0 %"),
-    (bandwidth(Link(float("inf"), 1.6, 300)), "unlimited Mbit/s up, 1.6 down, 300 ms round trip"),
-])
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (size(0), "0 B"),
+        (size(999), "999 B"),
+        (size(1000), "1.00 kB"),
+        (size(25_690_112), "25.7 MB"),
+        (size(999_999), "1.00 MB"),
+        (size(3.2e12), "3.20 TB"),
+        (size(5e7, exact=False), "50 MB"),
+        (size(1e8, exact=False), "100 MB"),
+        (amount(25_557_032), "25.6 M"),
+        (amount(640), "640"),
+        (duration(0), "0 s"),
+        (duration(0.0004), "0.400 ms"),
+        (duration(0.07), "70.0 ms"),
+        (duration(0.9999), "1.00 s"),
+        (duration(34.26), "34.3 s"),
+        (duration(99.96), "1 min 40 s"),
+        (duration(3599.9), "1 h 00 min"),
+        (duration(4200), "1 h 10 min"),
+        (share(0, 5), "0 %"),
+        (share(5, 5), "100 %"),
+        (share(1, 10_000), "< 0.1 %"),
+        (share(9_999_999, 10_000_000), "> 99.9 %"),
+        (share(1, 3), "33.3 %"),
+        (share(0, 0), "0 %"),
+        (bandwidth(Link(float("inf"), 1.6, 300)), "unlimited Mbit/s up, 1.6 down, 300 ms round trip"),
+    ],
+)
 def test_numbers_as_people_read_them(found: str, expected: str) -> None:
     assert found == expected
 

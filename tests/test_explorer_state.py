@@ -83,31 +83,34 @@ def test_it_begins_after_the_first_pooling_and_keeps_the_classifier_on_the_devic
     assert shares[2].params == 512 * 1000 + 1000
 
 
-@pytest.mark.parametrize("bad", [
-    {"model": "resnet5"},
-    {"model": ""},
-    {"batch": 0},
-    {"batch": -3},
-    {"batch": 2.5},
-    {"batch": True},
-    {"input_shape": "wide"},
-    {"input_shape": ()},
-    {"input_shape": "3, 0, 4"},
-    {"input_shape": "5, 224, 224"},
-    {"num_classes": -1},
-    {"chain": "zstd(1) | fp16"},
-    {"chain": "no_such_codec"},
-    {"chain": "fp16 |"},
-    {"link": "pigeon"},
-    {"mode": "triple"},
-    {"at": "layer9"},
-    {"at": ("flatten", "maxpool")},
-    {"at": ("maxpool", "maxpool")},
-    {"at": ()},
-    {"first": 10_000},
-    {"first": -1},
-    {"model": "densenet121", "chain": "no_such_codec"},
-])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"model": "resnet5"},
+        {"model": ""},
+        {"batch": 0},
+        {"batch": -3},
+        {"batch": 2.5},
+        {"batch": True},
+        {"input_shape": "wide"},
+        {"input_shape": ()},
+        {"input_shape": "3, 0, 4"},
+        {"input_shape": "5, 224, 224"},
+        {"num_classes": -1},
+        {"chain": "zstd(1) | fp16"},
+        {"chain": "no_such_codec"},
+        {"chain": "fp16 |"},
+        {"link": "pigeon"},
+        {"mode": "triple"},
+        {"at": "layer9"},
+        {"at": ("flatten", "maxpool")},
+        {"at": ("maxpool", "maxpool")},
+        {"at": ()},
+        {"first": 10_000},
+        {"first": -1},
+        {"model": "densenet121", "chain": "no_such_codec"},
+    ],
+)
 def test_bad_input_is_named_and_changes_nothing(state: ExplorerState, bad: dict[str, object]) -> None:
     before, told = _values(state), []
     state.observe(told.append)
@@ -225,19 +228,30 @@ def test_a_tensor_that_passes_by_b_stays_on_the_device(read_by_second: bool) -> 
     names = {message: [tensor.name for tensor in tensors] for message, tensors in traffic.items()}
     if read_by_second:  # B reads it, so C's gradient for it goes to B; B sends only what it made
         assert names == {
-            "activations": ["first"], "outputs": ["relu"], "output_gradients": ["first", "relu"],
+            "activations": ["first"],
+            "outputs": ["relu"],
+            "output_gradients": ["first", "relu"],
             "input_gradients": ["first"],
         }
     else:
         assert names == {
-            "activations": ["other"], "outputs": ["relu"], "output_gradients": ["relu"], "input_gradients": ["other"],
+            "activations": ["other"],
+            "outputs": ["relu"],
+            "output_gradients": ["relu"],
+            "input_gradients": ["other"],
         }
 
 
-@pytest.mark.parametrize(("name", "shape"), [
-    ("resnet18", (3, 64, 64)), ("densenet121", (3, 64, 64)), ("inception_v3", (3, 96, 96)), ("vit_b_16", (3, 224, 224)),
-    ("mobilenet_v3_small", (3, 64, 64)),
-])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("resnet18", (3, 64, 64)),
+        ("densenet121", (3, 64, 64)),
+        ("inception_v3", (3, 96, 96)),
+        ("vit_b_16", (3, 224, 224)),
+        ("mobilenet_v3_small", (3, 64, 64)),
+    ],
+)
 def test_messages_are_those_of_a_real_split(name: str, shape: tuple[int, int, int]) -> None:
     model = blueprint(name, None)
     network = Network(model, shape, batch=2)
@@ -268,10 +282,18 @@ def test_seconds_add_up() -> None:
     assert sum(message.seconds for message in known.messages) + 0.2 == pytest.approx(known.seconds)
 
 
-@pytest.mark.parametrize(("text", "shape"), [
-    ("224", (3, 224, 224)), (96, (3, 96, 96)), ("3x32x48", (3, 32, 48)), ("(1, 8, 8)", (1, 8, 8)), ("100,", (100,)),
-    ([7], (7,)), ("3 × 8 × 8", (3, 8, 8)),
-])
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("224", (3, 224, 224)),
+        (96, (3, 96, 96)),
+        ("3x32x48", (3, 32, 48)),
+        ("(1, 8, 8)", (1, 8, 8)),
+        ("100,", (100,)),
+        ([7], (7,)),
+        ("3 × 8 × 8", (3, 8, 8)),
+    ],
+)
 def test_shapes_as_people_write_them(text: object, shape: tuple[int, ...]) -> None:
     assert parse_shape(text) == shape
 

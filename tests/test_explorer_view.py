@@ -106,17 +106,20 @@ def test_a_moved_cut_answers_fast() -> None:
     explorer.close()
 
 
-@pytest.mark.parametrize(("control", "bad", "message"), [
-    ("model", "resnet5", "Did you mean"),
-    ("model", "", "no network"),
-    ("batch", 0, "1 or more samples, found 0"),
-    ("num_classes", 0, "classes"),
-    ("num_classes", -4, "classes"),
-    ("input_shape", "big", "input size"),
-    ("input_shape", "7, 224, 224", "conv1"),
-    ("chain", "zstd(1) | fp16", "fp16 | zstd(1)"),
-    ("chain", "shrink", "there is no codec"),
-])
+@pytest.mark.parametrize(
+    ("control", "bad", "message"),
+    [
+        ("model", "resnet5", "Did you mean"),
+        ("model", "", "no network"),
+        ("batch", 0, "1 or more samples, found 0"),
+        ("num_classes", 0, "classes"),
+        ("num_classes", -4, "classes"),
+        ("input_shape", "big", "input size"),
+        ("input_shape", "7, 224, 224", "conv1"),
+        ("chain", "zstd(1) | fp16", "fp16 | zstd(1)"),
+        ("chain", "shrink", "there is no codec"),
+    ],
+)
 def test_bad_input_is_told_and_the_last_good_state_stays(
     explorer: Explorer, view: View, control: str, bad: Any, message: str
 ) -> None:
@@ -298,12 +301,20 @@ def test_measure_can_be_waited_for(explorer: Explorer, view: View) -> None:
     assert isinstance(trial, Trial) and "<code>fp16</code>" in view.trials.value
 
 
-@pytest.mark.parametrize("arguments", [
-    {"model": "digits_cnn", "at": ("pool", "dropout"), "batch": 4},
-    {"model": "densenet121", "input_shape": (3, 64, 64), "batch": 2, "num_classes": 7,
-     "at": ("features.denseblock1.denselayer1.conv1", "features.denseblock1.denselayer4.conv2")},
-    {"model": "resnet18", "input_shape": (3, 64, 96), "at": "layer1.0.conv1"},
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"model": "digits_cnn", "at": ("pool", "dropout"), "batch": 4},
+        {
+            "model": "densenet121",
+            "input_shape": (3, 64, 64),
+            "batch": 2,
+            "num_classes": 7,
+            "at": ("features.denseblock1.denselayer1.conv1", "features.denseblock1.denselayer4.conv2"),
+        },
+        {"model": "resnet18", "input_shape": (3, 64, 96), "at": "layer1.0.conv1"},
+    ],
+)
 def test_the_snippet_computes_the_same_numbers(arguments: dict[str, Any]) -> None:
     explorer = explore(**arguments)
     explorer.state.update(chain="topk(0.1) | fp16")
@@ -318,7 +329,7 @@ def test_the_snippet_computes_the_same_numbers(arguments: dict[str, Any]) -> Non
         assert words == (cut.name, cut.shapes, cut.nbytes, cut.params_before, cut.macs_before)
     assert printed[len(cuts)][1] == pytest.approx(facts.seconds)
     for row in explorer.measure().messages:
-        found = [words[1] for words in printed[len(cuts) + 1:] if words[0] == row.message]
+        found = [words[1] for words in printed[len(cuts) + 1 :] if words[0] == row.message]
         assert len(found) == row.tensors
         assert sum(measured.raw_bytes for measured in found) == row.raw_bytes
         assert sum(measured.frame_bytes for measured in found) == row.frame_bytes
