@@ -329,7 +329,7 @@ def test_a_callable_loss_is_refused_in_a_remote_single_split(server: LocalServer
 
 @pytest.mark.parametrize("at,call", [(SINGLE, "forward"), (DOUBLE, "forward"), (DOUBLE, "backward")], ids=str)
 def test_a_server_killed_in_mid_step(at: tuple[str, ...], call: str) -> None:
-    with LocalServer(threads=1) as own, Proxy(own.url) as proxy:
+    with LocalServer() as own, Proxy(own.url) as proxy:
         pid = own.pid
         assert pid is not None
 

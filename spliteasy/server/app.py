@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +22,7 @@ from spliteasy.weights import flatten_state, load_tensors, save_tensors
 from spliteasy.wire import Frame, empty_buffer
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from _typeshed.wsgi import WSGIEnvironment
 
 __all__ = ["create_app"]
 
@@ -36,7 +35,6 @@ _STATUS: dict[type[SplitEasyError], int] = {
     errors.FrameError: 400,
     errors.TrainingError: 422,
 }
-_STEP = re.compile(r"/v1/sessions/(?P<session>[^/]+)/steps/(?P<step>[0-9]{1,18})/(?P<phase>forward|backward)")
 
 
 def create_app(
@@ -112,35 +110,38 @@ def create_app(
         app.logger.exception("a call failed")
         return _problem("ServerError", 500, f"The server failed: {type(error).__name__}: {error}")
 
-    def take(identifier: str, step: int, phase: str, environ: WSGIEnvironment) -> Frame:
-        current = store.get(identifier, _token(environ))
-        body = _body(environ, max_body)
-        work = current.forward if phase == "forward" else current.backward
-        return computed(lambda: work(step, Frame.parse(body)))
-
     @app.put("/v1/sessions/<identifier>/steps/<int:step>/<any(forward,backward):phase>")
     def step(identifier: str, step: int, phase: str) -> Response:
-        return _frame(take(identifier, step, phase, request.environ))
+        current, body = session(identifier), _body(request.environ, max_body)
+        return _frame(computed(lambda: _work(current, phase)(step, Frame.parse(body))))
 
-    through_flask = app.wsgi_app
+    class Call:
+        """The same without Flask, for connections that know a step's call when they see one."""
 
-    def wsgi(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """The calls of a step go past Flask's routing: to build and match a request costs 0.2 ms, twice a step."""
-        match = _STEP.fullmatch(environ.get("PATH_INFO", ""))
-        if match is None or environ["REQUEST_METHOD"] != "PUT":
-            return through_flask(environ, start_response)
-        try:
-            frame = take(match["session"], int(match["step"]), match["phase"], environ)
-        except SplitEasyError as error:
-            return refused(error)(environ, start_response)
-        except Exception as error:
-            return failed(error)(environ, start_response)
-        start_response("200 OK", [("Content-Type", _FRAME), ("Content-Length", str(frame.nbytes))])
-        return _content(frame.pieces, frame.nbytes)
+        def __init__(self) -> None:
+            self.max_body = max_body
 
-    app.wsgi_app = wsgi  # type: ignore[method-assign]
+        def __call__(
+            self, identifier: str, token: str, step: int, phase: str, body: memoryview
+        ) -> tuple[bytes, Sequence[bytes | memoryview]]:
+            try:
+                work = _work(store.get(identifier, token), phase)
+                frame = computed(lambda: work(step, Frame.parse(body)))
+            except Exception as error:
+                response = refused(error) if isinstance(error, SplitEasyError) else failed(error)
+                return _head(response.status, response.mimetype, len(response.data)), [response.data]
+            return _head("200 OK", _FRAME, frame.nbytes), frame.pieces
 
+    app.extensions["spliteasy"] = Call()
     return app
+
+
+def _work(session: Session, phase: str) -> Callable[[int, Frame], Frame]:
+    return session.forward if phase == "forward" else session.backward
+
+
+def _head(status: str, kind: str | None, size: int) -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {size}\r\n\r\n".encode("ascii")
 
 
 def _token(environ: WSGIEnvironment) -> str:

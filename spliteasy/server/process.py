@@ -54,17 +54,14 @@ def serve(
 
     ``stop_with`` is a stream whose end stops the server: a parent's pipe, so that it never outlives its parent.
     """
-    from cheroot.wsgi import Server
-
     from spliteasy.server.app import create_app
-    from spliteasy.server.connections import StepConnection
+    from spliteasy.server.connections import StepServer
     from spliteasy.server.store import SessionStore
 
     app = create_app(SessionStore(max_sessions, idle_seconds), threads=threads, allow=allow)
     # A thread waits for the compute thread or for a socket, so a few do; idle connections take none.
-    server = Server((host, port), app, numthreads=8, timeout=60, server_name="spliteasy")
-    server.nodelay = True
-    server.ConnectionClass = StepConnection
+    server = StepServer((host, port), app, numthreads=8, timeout=60, server_name="spliteasy")
+    server.step_call = app.extensions["spliteasy"]
     try:
         server.prepare()
     except OSError as error:
