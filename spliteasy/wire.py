@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import InitVar, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -50,16 +50,24 @@ class Bytes:
 
 @dataclass(frozen=True)
 class Codecs:
-    """The chain for each of the four messages, as notation or as chains; what is not named travels ``raw``."""
+    """The chain for each of the four messages, as notation or as chains; what is not named travels ``raw``.
 
-    activations: Chain | Codec | str = "raw"
-    outputs: Chain | Codec | str = "raw"
-    output_gradients: Chain | Codec | str = "raw"
-    input_gradients: Chain | Codec | str = "raw"
+    ``forward`` stands for activations and outputs, ``backward`` for the two gradients; a message named itself goes
+    before them.
+    """
 
-    def __post_init__(self) -> None:
+    activations: Chain | Codec | str | None = None
+    outputs: Chain | Codec | str | None = None
+    output_gradients: Chain | Codec | str | None = None
+    input_gradients: Chain | Codec | str | None = None
+    forward: InitVar[Chain | Codec | str] = "raw"
+    backward: InitVar[Chain | Codec | str] = "raw"
+
+    def __post_init__(self, forward: Chain | Codec | str, backward: Chain | Codec | str) -> None:
         for message in fields(self):
-            object.__setattr__(self, message.name, codec(getattr(self, message.name)))
+            named = getattr(self, message.name)
+            shorthand = backward if message.name.endswith("gradients") else forward
+            object.__setattr__(self, message.name, codec(shorthand if named is None else named))
 
     def chain(self, message: str) -> Chain:
         """The chain agreed for a message."""
@@ -167,7 +175,7 @@ class Streams:
             "training": training,
             "chain": repr(chain),
             "tensors": described,
-            "scalars": list(message.scalars),
+            **({"scalars": list(message.scalars)} if message.scalars else {}),
             **({"plain": sorted(message.plain)} if message.plain else {}),
             **message.meta,
         }
@@ -199,7 +207,7 @@ class Streams:
         groups: dict[str, dict[str, torch.Tensor]] = {
             str(slot): {} for slot, entry in enumerate(described) if entry is not None
         }  # by the one way to write a slot's number
-        message = Message(name, [], header.pop("scalars", ()), {}, header)
+        message = Message(name, [], header.pop("scalars", []), {}, header)
         for key, plane in frame.planes.items():
             number, _, inner = key.partition(":")
             if inner and number in groups:

@@ -2,6 +2,7 @@
 
 from spliteasy.codecs.base import BytesCodec, Codec, Context, PlaneBound, TensorCodec, TensorSpec
 from spliteasy.codecs.chain import Chain, codec
+from spliteasy.codecs.fitted import FittedCodec, Parameters, remember
 from spliteasy.codecs.registry import list_codecs, register
 
 __all__ = [
@@ -9,10 +10,13 @@ __all__ = [
     "Chain",
     "Codec",
     "Context",
+    "FittedCodec",
+    "Parameters",
     "PlaneBound",
     "TensorCodec",
     "TensorSpec",
     "codec",
     "list_codecs",
     "register",
+    "remember",
 ]

@@ -41,6 +41,7 @@ from spliteasy.errors import CodecError
 
 if TYPE_CHECKING:
     from spliteasy.codecs.chain import Chain
+    from spliteasy.codecs.fitted import Parameters
 
 __all__ = ["BytesCodec", "BytesLike", "Codec", "Context", "PlaneBound", "Planes", "TensorCodec", "TensorSpec"]
 
@@ -124,7 +125,8 @@ class Context:
     into its keys). ``state``: this stream's state; it starts as the committed state, and what is left in it after the
     call is the proposal that the committed step commits. ``seed``, ``step``, ``message``, ``tensor`` (index within
     the message) and ``stage`` seed the ``generator``. ``spec`` describes the tensor in hand; the chain sets it, and
-    ``stage``, before each codec's turn.
+    ``stage``, before each codec's turn. ``counts`` is for what encoding has to tell those who measure: elements that
+    were cut off at the largest representable number are added up under ``saturated``.
     """
 
     message: str = "activations"
@@ -136,6 +138,16 @@ class Context:
     state: dict[str, Any] = field(default_factory=dict)
     stage: int = 0
     spec: TensorSpec | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def gradient(self) -> bool:
+        """Whether the message is one of the two gradients."""
+        return self.message.endswith("gradients")
+
+    def count(self, what: str, number: int) -> None:
+        """Add to ``counts``."""
+        self.counts[what] = self.counts.get(what, 0) + number
 
     @cached_property
     def generator(self) -> torch.Generator:
@@ -186,6 +198,11 @@ class Codec(ABC):
 
     def __hash__(self) -> int:
         return hash((type(self), repr(self)))
+
+    @property
+    def shipped(self) -> tuple[Parameters, ...]:
+        """The fitted parameters that the other side must have too; a fitted codec has one, most have none."""
+        return ()
 
     def __or__(self, other: Codec | Chain | str) -> Chain:
         """``topk | fp16``: a chain, in this order."""

@@ -17,6 +17,7 @@ import torch
 
 from spliteasy.codecs import container, layout
 from spliteasy.codecs.base import BytesCodec, BytesLike, Codec, Context, PlaneBound, Planes, TensorCodec, TensorSpec
+from spliteasy.codecs.fitted import FittedCodec, Parameters
 from spliteasy.codecs.notation import parse
 from spliteasy.codecs.planes import VALUES, join, pack, receive, shaped, split
 from spliteasy.codecs.raw import Raw
@@ -85,6 +86,40 @@ class Chain:
         """Whether every tensor comes back equal to the bit."""
         return all(stage.lossless for stage in self.codecs)
 
+    @property
+    def shipped(self) -> tuple[Parameters, ...]:
+        """The fitted parameters that the other side must have too, each once."""
+        return tuple({held.digest: held for stage in self.codecs for held in stage.shipped}.values())
+
+    def fit(self, tensors: Sequence[torch.Tensor], message: str = "activations") -> Chain:
+        """This chain with its fitted codecs fitted on calibration tensors: each one a tensor of ``message``, a batch.
+
+        Codecs before a fitted one act on the tensors first; one that is fitted already is left as it is. Raises
+        ``CodecError`` if the tensors do not suffice.
+        """
+        values = [_plain(tensor).contiguous() for tensor in tensors]
+        specs = [TensorSpec.of(tuple(value.shape), value.dtype) for value in values]
+        fitted: list[Codec] = []
+        for index, stage in enumerate(self.tensor_codecs):
+            if isinstance(stage, FittedCodec) and not stage.shipped:
+                stage = stage.fit(values)
+            fitted.append(stage)
+            for place, (value, spec) in enumerate(zip(values, specs, strict=True)):
+                if stage.lossless or spec.dtype.is_floating_point:
+                    with Context(message).turn(index, spec) as own:
+                        values[place], _ = split(stage, stage.encode(value, own), spec)
+                    specs[place] = stage.out(spec)
+        return Chain([*fitted, *self.bytes_codecs])
+
+    def out(self, spec: TensorSpec) -> TensorSpec:
+        """What the last tensor codec makes of ``values`` for a tensor of ``spec``."""
+        stages = self._stages(spec)
+        return stages[-1][1].out(stages[-1][2]) if stages else spec
+
+    def bounds(self, spec: TensorSpec) -> dict[str, PlaneBound]:
+        """Every plane of the frame, by its full name: the side planes of each codec, the values of the last."""
+        return self._bounds(spec, self._stages(spec))
+
     def encode(self, tensor: torch.Tensor, context: Context | None = None) -> bytes:
         """One tensor of any shape as a self-describing frame: a safetensors file with the planes, and in its metadata
         ``format``, ``chain``, ``shape``, ``dtype``, ``layout``, ``notes`` and ``step``. Raises ``CodecError`` for
@@ -96,8 +131,8 @@ class Chain:
             "chain": repr(self),
             "shape": _json(list(tensor.shape)),
             "dtype": container.DTYPE_NAMES[tensor.dtype],
-            "layout": _json(notes.pop("layout", list(range(tensor.ndim)))),
-            "notes": _json(notes),
+            **({"layout": _json(notes.pop("layout"))} if "layout" in notes else {}),
+            **({"notes": _json(notes)} if notes else {}),
             "step": str(context.step),
         }
         return b"".join(container.write(planes, metadata))
@@ -204,7 +239,6 @@ class Chain:
         return lies if elementwise else layout.default_layout(len(lies))
 
     def _bounds(self, spec: TensorSpec, stages: Sequence[tuple[int, TensorCodec, TensorSpec]]) -> dict[str, PlaneBound]:
-        """Every plane of the frame, by its full name: the side planes of each codec, the values of the last."""
         if not stages:
             return {VALUES: PlaneBound(spec.dtype, spec.max_numel)}
         last = stages[-1][0]
@@ -234,7 +268,8 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
 def _stated(metadata: Mapping[str, str]) -> tuple[TensorSpec, dict[str, Any]]:
     """What a frame states about its tensor, and its notes with the layout among them."""
     try:
-        shape, order, notes = (json.loads(metadata[key]) for key in ("shape", "layout", "notes"))
+        shape, notes = json.loads(metadata["shape"]), json.loads(metadata.get("notes", "{}"))
+        order = json.loads(metadata["layout"]) if "layout" in metadata else None
         dtype = container.DTYPES[metadata["dtype"]]
         step = int(metadata["step"])
     except (KeyError, ValueError, RecursionError) as error:
@@ -253,4 +288,4 @@ def _stated(metadata: Mapping[str, str]) -> tuple[TensorSpec, dict[str, Any]]:
         )
     if math.prod(size or 1 for size in sizes) >= 1 << 56:
         raise FrameError("the frame states a tensor larger than any machine can address")
-    return TensorSpec.of(tuple(sizes), dtype), {**notes, "layout": order}
+    return TensorSpec.of(tuple(sizes), dtype), notes if order is None else {**notes, "layout": order}

@@ -52,6 +52,10 @@ DTYPE_NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.ite
 """The same, the other way round."""
 
 ALIGNMENT = 64
+"""Planes of a large frame lie at multiples of this, so that they are computed with where they are."""
+
+SMALL = 1 << 14
+"""Bytes of planes below which a frame is not padded for alignment, but to the 8 that safetensors asks for."""
 
 
 class _Unlocked:
@@ -98,8 +102,8 @@ def write(planes: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> li
     one.
 
     The pieces are views of the planes' memory (planes that are not contiguous or not on the CPU are copied). Wide
-    elements come first and the header is padded to a multiple of 64 bytes, so that every plane is aligned if the
-    frame is. Raises ``CodecError`` for a dtype or name that the format lacks.
+    elements come first and the header of a large frame is padded to a multiple of 64 bytes, so that every plane is
+    aligned if the frame is. Raises ``CodecError`` for a dtype or name that the format lacks.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     pieces: list[bytes | memoryview] = []
@@ -114,7 +118,7 @@ def write(planes: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> li
             pieces.append(bytes_of(plane.cpu().contiguous()))
         place = end
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    text += b" " * (-(8 + len(text)) % (ALIGNMENT if place >= SMALL else 8))
     if len(text) > MAX_HEADER:
         raise CodecError(
             f"the header of a frame may have {MAX_HEADER} bytes, this one needs {len(text)}: shorten the metadata"

@@ -19,6 +19,9 @@ __all__ = ["VALUES", "fits", "join", "pack", "receive", "shaped", "split"]
 VALUES = "values"
 """The plane that the next tensor codec takes onward."""
 
+NOTE = 40
+"""About what the note of a compressed plane takes in a frame's header: a plane that saves less stays as it is."""
+
 
 def fits(plane: torch.Tensor, bound: PlaneBound) -> bool:
     """Whether a plane has the type and at most the size that was agreed."""
@@ -63,7 +66,7 @@ def shaped(value: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
 
 
 def pack(plane: torch.Tensor, codecs: Sequence[BytesCodec]) -> tuple[torch.Tensor, list[Any]] | None:
-    """A flat plane through the bytes codecs, and the note that undoes it; None if it did not get smaller.
+    """A flat plane through the bytes codecs, and the note that undoes it; None if the frame would not get smaller.
 
     The note holds dtype and number of elements, then the size in bytes after every codec but the last.
     """
@@ -78,7 +81,7 @@ def pack(plane: torch.Tensor, codecs: Sequence[BytesCodec]) -> tuple[torch.Tenso
             return None
         sizes.append(found.size)
         data = found
-    if data.nbytes >= raw.nbytes:
+    if data.nbytes + NOTE >= raw.nbytes:
         return None
     return tensor_of(data.data, torch.uint8), [DTYPE_NAMES[plane.dtype], plane.numel(), *sizes[:-1]]
 
