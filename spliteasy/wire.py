@@ -21,7 +21,7 @@ from spliteasy.codecs.base import Codec, Context, TensorSpec
 from spliteasy.codecs.chain import Chain, codec
 from spliteasy.codecs.finite import all_finite
 from spliteasy.errors import CodecError, FrameError, NonFiniteError, TrainingError
-from spliteasy.strides import is_pattern, laid_out, pattern_of
+from spliteasy.strides import is_offset, is_pattern, laid_out, offset_of, pattern_of, placed
 
 __all__ = ["MESSAGES", "Bytes", "Codecs", "Frame", "Message", "Streams", "as_codecs", "empty_buffer"]
 
@@ -29,7 +29,6 @@ MESSAGES = ("activations", "outputs", "output_gradients", "input_gradients")
 """The four messages of a step, in order: A→B, B→C, C→B, B→A."""
 
 _VERSION = 1
-_ALIGNMENT = 64
 _SIDE = {"activations": "first", "input_gradients": "first", "outputs": "second", "output_gradients": "second"}
 
 
@@ -167,6 +166,8 @@ class Streams:
             entry = {"shape": list(tensor.shape), "dtype": container.DTYPE_NAMES[tensor.dtype], **notes}
             if chain.lossless and (strides := pattern_of(tensor)) is not None:
                 entry["strides"] = strides
+            if chain.lossless and (offset := offset_of(tensor)):
+                entry["offset"] = offset
             described.append(entry)
         header = {
             "version": _VERSION,
@@ -224,7 +225,7 @@ class Streams:
                 tensors.append(None)
                 continue
             tensor = self._decoded(name, slot, step, training, spec, entry, groups[str(slot)])
-            tensors.append(_aligned(tensor) if frame.received else tensor)
+            tensors.append(tensor)
         message.tensors = tensors
         return message
 
@@ -263,13 +264,16 @@ class Streams:
         agreed = (list(spec.shape or ()), container.DTYPE_NAMES[spec.dtype])
         if stated != agreed:
             raise FrameError(f"Expected tensor {slot} of {name} as {agreed}, as agreed; found {_brief(stated)}.")
-        notes = {key: value for key, value in entry.items() if key not in ("shape", "dtype", "strides")}
-        chain, strides = self.codecs.chain(name), entry.get("strides")
-        if strides is not None and not (chain.lossless and is_pattern(strides, spec.shape or ())):
+        notes = {key: value for key, value in entry.items() if key not in ("shape", "dtype", "strides", "offset")}
+        chain, strides, offset = self.codecs.chain(name), entry.get("strides"), entry.get("offset", 0)
+        size = spec.dtype.itemsize
+        if strides is not None and not (chain.lossless and is_pattern(strides, spec.shape or (), size)):
             raise FrameError(f"Expected the strides of tensor {slot} of {name} as a pattern, found {_brief(strides)}.")
+        if not is_offset(offset, size) or (offset and not chain.lossless):
+            raise FrameError(f"Expected the offset of tensor {slot} of {name} within 64 bytes, found {_brief(offset)}.")
         tensor = chain.decode_planes(planes, notes, spec, self._context(name, slot, step, training))
         _require_finite(tensor, name, slot)
-        return tensor if strides is None else laid_out(tensor, strides)
+        return placed(tensor, offset) if strides is None else laid_out(tensor, strides, offset)
 
     def _context(self, name: str, slot: int, step: int, training: bool) -> Context:
         state = copy.deepcopy(self._state.get((name, slot), {}))
@@ -282,11 +286,6 @@ class Streams:
 def empty_buffer(length: int) -> memoryview:
     """Memory to receive a frame into, at a multiple of 64 bytes."""
     return container.bytes_of(torch.empty(length, dtype=torch.uint8))
-
-
-def _aligned(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor at a multiple of 64 bytes, as PyTorch allocates: the rounding of some matrix kernels depends on it."""
-    return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone(memory_format=torch.preserve_format)
 
 
 def _require_finite(tensor: torch.Tensor, name: str, slot: int) -> None:
