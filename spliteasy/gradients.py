@@ -64,12 +64,19 @@ def gradient_cosine(
 
 
 def crossing_tensors(
-    split: Split, x: torch.Tensor, y: torch.Tensor, *, loss: str | Loss = "cross_entropy", seed: int = 0
+    split: Split,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    loss: str | Loss = "cross_entropy",
+    seed: int = 0,
+    gradients: bool = True,
 ) -> dict[str, list[torch.Tensor | None]]:
     """The tensors of each message in the first training step on a batch, without codecs: ``activations`` and
     ``input_gradients``, in a double split ``outputs`` and ``output_gradients`` too.
 
-    They are in the order of the slots that cross; a gradient that nothing asks for is None. Raises `TrainingError` for
+    They are in the order of the slots that cross; a gradient that nothing asks for is None. Without ``gradients`` the
+    last segment and the loss are not computed, and only the forward messages are there. Raises `TrainingError` for
     no split, and what the loss raises.
     """
     if split.b is None:
@@ -93,12 +100,14 @@ def crossing_tensors(
             tensors = [tensor.view_as(tensor) for tensor in tensors]
             crossed.append((answer, returned, tensors))
             value = boundary.unpack([tensor.clone() for tensor in tensors], scalars)
+        if not gradients:
+            return messages
         total = scalar_loss(criterion(split.segments[-1].run(value)[0], y))
         for answer, returned, tensors in crossed:
             wanted = [slot for slot in returned if tensors[slot].requires_grad]
             given = torch.autograd.grad(total, [tensors[s] for s in wanted], retain_graph=True, allow_unused=True)
-            gradients = dict(zip(wanted, given, strict=True))
-            messages[answer] = [gradients.get(slot) for slot in returned]
+            by_slot = dict(zip(wanted, given, strict=True))
+            messages[answer] = [by_slot.get(slot) for slot in returned]
     return messages
 
 
