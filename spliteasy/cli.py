@@ -221,7 +221,8 @@ def _measure(options: argparse.Namespace, given: Sequence[str]) -> None:
     hidden = ["shape", "raw_bytes", "message", "threads", "http_ratio"]
     hidden += ["ratio_fp32"] if tensor.dtype is torch.float32 else []
     hidden += [] if options.gradients else ["gradient_cosine"]
-    print(table.drop(columns=hidden).fillna("–").to_string(index=False, float_format="{:,.4g}".format))
+    table = table.drop(columns=hidden).astype({"floor_bytes": object, "floor_ratio": object})
+    print(table.where(table.notna(), "–").to_string(index=False, float_format="{:,.4g}".format))
 
 
 def _serve(options: argparse.Namespace, given: Sequence[str]) -> None:
