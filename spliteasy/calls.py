@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from spliteasy.codecs.chain import Chain
-from spliteasy.heads import FRAME_TYPE, answer_head, authorization, request_head, step_path
+from spliteasy.heads import FRAME_TYPE, answer_head, authorization, request_head, session_path, step_path
 from spliteasy.server.session import Commit
 from spliteasy.server.store import IDENTIFIER_BYTES, TOKEN_BYTES
 from spliteasy.wire import Codecs, Frame, Message, Streams
@@ -46,7 +46,7 @@ def call_bytes(frame: Frame, message: str, address: str = ADDRESS) -> int:
     """
     if message not in _PHASES:
         return frame.nbytes + len(answer_head("200 OK", FRAME_TYPE, frame.nbytes))
-    path = step_path("s" * _characters(IDENTIFIER_BYTES), 0, _PHASES[message])
+    path = step_path(session_path("s" * _characters(IDENTIFIER_BYTES)), 0, _PHASES[message])
     head = request_head("PUT", path, address, frame.nbytes, authorization("t" * _characters(TOKEN_BYTES)))
     return frame.nbytes + len(head)
 

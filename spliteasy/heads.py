@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["FRAME_TYPE", "answer_head", "authorization", "request_head", "step_path"]
+__all__ = ["FRAME_TYPE", "answer_head", "authorization", "request_head", "session_path", "step_path"]
 
 FRAME_TYPE = "application/octet-stream"
 """The content type of an answer that is a frame."""
@@ -22,9 +22,14 @@ def answer_head(status: str, kind: str | None, size: int) -> bytes:
     return f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {size}\r\n\r\n".encode("ascii")
 
 
+def session_path(identifier: str) -> str:
+    """Where a session is."""
+    return f"/v1/sessions/{identifier}"
+
+
 def step_path(session: str, step: int, phase: str) -> str:
-    """Where the call of a step goes; ``phase`` is ``forward`` or ``backward``."""
-    return f"/v1/sessions/{session}/steps/{step}/{phase}"
+    """Where the call of a step goes, below its session's path; ``phase`` is ``forward`` or ``backward``."""
+    return f"{session}/steps/{step}/{phase}"
 
 
 def authorization(token: str) -> dict[str, str]:
