@@ -99,7 +99,7 @@ def tables(networks: dict[str, str], batch: int, rounds: int) -> Iterator[tuple[
                 size = "·".join(map(str, tensor.shape))
                 yield f"{name} at {cut}, {message}, {size} float32", [[*NAMES], *(cells(row) for row in rows)]
             if message == "activations":
-                lossless += beside(name, [row for row in rows if se.codec(row.chain).lossless])
+                lossless += beside(name, rows[: len(installed(LOSSLESS))])
     yield "Lossless chains on activations, beside zstd(3) of the same rounds", lossless
     assert first is not None
     yield "Floor by frame of top-k (with zstd: the floor of 16-bit values by that frame)", positions(first)
