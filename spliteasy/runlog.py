@@ -34,7 +34,8 @@ class StepRecord:
     """One finished step: its loss, seconds by phase (`PHASES`), and bytes by message.
 
     ``gradient_error`` is the relative L2 error that the backward method added to the gradients across the cuts: 0 for
-    ``exact``, more for ``auxiliary-label``.
+    ``exact``, more for ``auxiliary-label``. ``saturated`` has the elements of each message that its codecs cut off at
+    the largest representable number.
     """
 
     step: int
@@ -44,6 +45,7 @@ class StepRecord:
     bytes: dict[str, Bytes]
     learning_rate: float
     gradient_error: float = 0.0
+    saturated: dict[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> Bytes:
@@ -111,7 +113,8 @@ class RunLog(Sequence[StepRecord]):
         return [record.loss for record in self.records]
 
     def to_pandas(self) -> pandas.DataFrame:
-        """One row a step: loss, samples, learning rate, ``seconds.PHASE``, ``bytes.MESSAGE.KIND``."""
+        """One row a step: loss, samples, learning rate, ``seconds.PHASE``, ``bytes.MESSAGE.KIND``,
+        ``saturated.MESSAGE``."""
         import pandas
 
         rows = []
@@ -127,6 +130,7 @@ class RunLog(Sequence[StepRecord]):
             for message in MESSAGES:
                 size = record.bytes.get(message, Bytes())
                 row |= {f"bytes.{message}.{kind}": getattr(size, kind) for kind in ("raw", "frame", "http")}
+            row |= {f"saturated.{message}": record.saturated.get(message, 0) for message in MESSAGES}
             rows.append(row)
         return pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=_columns(), dtype=float)
 
@@ -194,6 +198,7 @@ def _columns() -> list[str]:
         *("step", "loss", "samples", "learning_rate", "gradient_error"),
         *(f"seconds.{phase}" for phase in PHASES),
         *(f"bytes.{message}.{kind}" for message in MESSAGES for kind in kinds),
+        *(f"saturated.{message}" for message in MESSAGES),
     ]
 
 

@@ -17,6 +17,7 @@ import torch
 from spliteasy import errors
 from spliteasy.codecs import container
 from spliteasy.errors import ProtocolError, ServerError, SplitEasyError
+from spliteasy.heads import authorization, session_path, step_path
 from spliteasy.http1 import Connection
 from spliteasy.link import Link
 from spliteasy.server.session import Commit, Session
@@ -118,14 +119,14 @@ class HTTP:
             raise ProtocolError(f"Expected a session and its token from {self.url}, found {answer!r:.200}.")
         self.session: str = answer["session"]
         self.info = answer
-        self._path = f"/v1/sessions/{self.session}"
-        self._headers = {"Authorization": f"Bearer {answer['token']}"}
+        self._path = session_path(self.session)
+        self._headers = authorization(answer["token"])
 
     def forward(self, step: int, frame: Frame) -> Reply:
-        return self._frame("PUT", f"{self._path}/steps/{step}/forward", frame)
+        return self._frame("PUT", step_path(self._path, step, "forward"), frame)
 
     def backward(self, step: int, frame: Frame) -> Reply:
-        return self._frame("PUT", f"{self._path}/steps/{step}/backward", frame)
+        return self._frame("PUT", step_path(self._path, step, "backward"), frame)
 
     def evaluate(self, frame: Frame) -> Reply:
         return self._frame("POST", f"{self._path}/evaluate", frame)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields
 from typing import Any
@@ -88,13 +89,17 @@ class Codecs:
 
 @dataclass
 class Message:
-    """Tensors by slot (None: missing, as a gradient may be), scalars, plain tensors by name, and metadata."""
+    """Tensors by slot (None: missing, as a gradient may be), scalars, plain tensors by name, and metadata.
+
+    ``counts`` is what the codecs counted while they encoded it (`Context.counts`), known once it was decoded.
+    """
 
     name: str
     tensors: Sequence[torch.Tensor | None]
     scalars: Sequence[Any] = ()
     plain: dict[str, torch.Tensor] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -105,13 +110,17 @@ class Message:
 
 @dataclass(frozen=True)
 class Frame:
-    """The bytes of one message, as planes that need not be joined to be sent."""
+    """The bytes of one message, as planes that need not be joined to be sent.
+
+    ``counts`` adds up what the codecs counted while they encoded it; what was counted travels in the header.
+    """
 
     planes: Mapping[str, torch.Tensor]
     header: Mapping[str, str]
     pieces: Sequence[bytes | memoryview]
     raw: int
     received: bool = False
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -155,13 +164,16 @@ class Streams:
         chain = self.codecs.chain(message.name)
         planes: dict[str, torch.Tensor] = {}
         described: list[dict[str, Any] | None] = []
+        counts: Counter[str] = Counter()
         for slot, tensor in enumerate(message.tensors):
             if tensor is None:
                 described.append(None)
                 continue
             tensor = tensor.detach().cpu()
             _require_finite(tensor, message.name, slot)
-            made, notes = chain.encode_planes(tensor, self._context(message.name, slot, step, training))
+            context = self._context(message.name, slot, step, training)
+            made, notes = chain.encode_planes(tensor, context)
+            counts.update({what: number for what, number in context.counts.items() if number})
             planes |= {f"{slot}:{name}": plane for name, plane in made.items()}
             entry = {"shape": list(tensor.shape), "dtype": container.DTYPE_NAMES[tensor.dtype], **notes}
             if chain.lossless and (strides := pattern_of(tensor)) is not None:
@@ -178,11 +190,12 @@ class Streams:
             "tensors": described,
             **({"scalars": list(message.scalars)} if message.scalars else {}),
             **({"plain": sorted(message.plain)} if message.plain else {}),
+            **({"counts": counts} if counts else {}),
             **message.meta,
         }
         planes |= {name: tensor.detach().cpu().contiguous() for name, tensor in message.plain.items()}
         text = {"spliteasy": json.dumps(header, separators=(",", ":"))}
-        return Frame(planes, text, container.write(planes, text), message.nbytes)
+        return Frame(planes, text, container.write(planes, text), message.nbytes, counts=counts)
 
     def decode(
         self,
@@ -208,7 +221,7 @@ class Streams:
         groups: dict[str, dict[str, torch.Tensor]] = {
             str(slot): {} for slot, entry in enumerate(described) if entry is not None
         }  # by the one way to write a slot's number
-        message = Message(name, [], header.pop("scalars", []), {}, header)
+        message = Message(name, [], header.pop("scalars", []), {}, header, _counts(header.pop("counts", {})))
         for key, plane in frame.planes.items():
             number, _, inner = key.partition(":")
             if inner and number in groups:
@@ -295,6 +308,13 @@ def _require_finite(tensor: torch.Tensor, name: str, slot: int) -> None:
             f"Expected finite numbers in {name}, found {bad} NaN or infinite of {tensor.numel()} in tensor {slot}. "
             "The step was given up and no parameter changed; lower the learning rate, or look at the inputs."
         )
+
+
+def _counts(found: Any) -> dict[str, int]:
+    """What the other side's codecs counted."""
+    if not isinstance(found, dict) or any(type(number) is not int or number < 0 for number in found.values()):
+        raise FrameError(f"Expected counts of the codecs by name, whole numbers of 0 or more; found {_brief(found)}.")
+    return found
 
 
 def _count(described: Any) -> str:

@@ -106,6 +106,13 @@ class TopK(TensorCodec):
             positions = PlaneBound(torch.uint16 if dtype is np.uint16 else torch.int32, samples * k)
         return {"values": PlaneBound(spec.dtype, samples * k), "positions": positions}
 
+    def floor(self, x: torch.Tensor, context: Context) -> float:
+        """Bits of the positions if any k of the d entries are equally likely: log2 of d choose k for each sample, which
+        is below d·H(k/d) by the half logarithm of 2π·k·(1 − k/d)."""
+        samples, entries, k = self._sizes(tuple(x.shape))
+        ways = math.lgamma(entries + 1) - math.lgamma(k + 1) - math.lgamma(entries - k + 1)
+        return samples * ways / math.log(2)
+
     def _sizes(self, shape: tuple[int, ...] | None) -> tuple[int, int, int]:
         """Samples, entries in each, and how many of those are kept."""
         if shape is None:

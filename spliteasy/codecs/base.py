@@ -238,6 +238,12 @@ class TensorCodec(Codec):
     def bounds(self, spec: TensorSpec) -> dict[str, PlaneBound]:
         """The dtype and largest size of every plane, so that decoding can check before it allocates."""
 
+    def floor(self, x: torch.Tensor, context: Context) -> float | None:
+        """The fewest bits that the side planes of ``x`` can take on average if all that they could say is equally
+        likely: for k of d positions, log2 of the number of ways to choose them. None where the codec knows of no such
+        number. Only those who measure ask; ``context.spec`` describes ``x``, and ``values`` are not counted."""
+        return None
+
 
 class BytesCodec(Codec):
     """The bytes of a plane to fewer bytes and back, without loss."""
