@@ -35,7 +35,7 @@ _registered: dict[str, type[Codec]] = {Raw.name: Raw}
 
 class CodecRow(NamedTuple):
     """One line of ``spliteasy codecs``. ``kind`` is ``tensor`` or ``bytes``, or ``broken`` for a codec that does not
-    load; its ``summary`` then says why. ``origin`` is the distribution it came with, ``example`` a notation to try."""
+    load; its ``summary`` then says why, and what to install. ``origin`` is the distribution it came with, ``example`` a notation to try."""
 
     name: str
     kind: str
@@ -114,10 +114,29 @@ def _load(entry: EntryPoint) -> type[Codec]:
     try:
         cls = entry.load()
     except Exception as error:
-        raise CodecError(f"{source} does not load: {type(error).__name__}: {error}; install what it needs") from error
+        advice = _advice(error, entry)
+        raise CodecError(f"{source} does not load: {type(error).__name__}: {error}; {advice}") from error
     checked = _check(entry.name, cls, source)
     checked.name = entry.name
     return checked
+
+
+def _advice(error: Exception, entry: EntryPoint) -> str:
+    """What to do about a codec that does not load: the extra of its distribution that brings the missing library."""
+    missing = (getattr(error, "name", None) or "").split(".")[0] if isinstance(error, ImportError) else ""
+    if not missing:
+        return f"look for the error in {entry.module}, or ask the authors of {_origin(entry)}"
+    required = (entry.dist.requires or []) if isinstance(entry.dist, metadata.Distribution) else []
+    for requirement in required:
+        found = re.match(r"([\w.-]+).*;.*\bextra\s*==\s*['\"]([\w.-]+)['\"]", requirement)
+        if found and _plain_name(found[1]) == _plain_name(missing) and found[2] != "test":
+            return f"pip install '{entry.dist.name}[{found[2]}]' brings it"
+    return f"install the package that provides the module {missing!r}"
+
+
+def _plain_name(name: str) -> str:
+    """A distribution's or module's name, by the spelling that both may share."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _entry_points() -> dict[str, EntryPoint]:
