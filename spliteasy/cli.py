@@ -6,16 +6,12 @@ import argparse
 import os
 import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spliteasy import __version__
 from spliteasy.errors import SplitEasyError
-
-if TYPE_CHECKING:
-    from spliteasy.codecs.registry import CodecRow
 
 __all__ = ["main"]
 
@@ -149,43 +145,11 @@ def _cuts(options: argparse.Namespace, given: Sequence[str]) -> None:
 
 
 def _codecs(options: argparse.Namespace, given: Sequence[str]) -> None:
+    from spliteasy.codecs.listing import as_markdown, as_text
     from spliteasy.codecs.registry import describe_codecs
 
     rows = describe_codecs()
-    print(_codecs_as_markdown(rows) if options.markdown else _codecs_as_text(rows))
-
-
-def _codecs_as_text(rows: Sequence[CodecRow]) -> str:
-    """Columns as wide as what stands in them; under each codec what it does, after what."""
-    heads = ("name", "kind", "keeps", "example", "origin")
-    cells = [(row.name, row.kind, _keeps(row), row.example, row.origin) for row in rows]
-    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
-    lines = [_in_columns(heads, widths)]
-    for row, cell in zip(rows, cells, strict=True):
-        lines.append(_in_columns(cell, widths))
-        text = f"{row.summary} [{row.citation}]" if row.citation else row.summary
-        lines += textwrap.wrap(text, max(60, min(shutil.get_terminal_size().columns, 120)), initial_indent="    ",
-                               subsequent_indent="    ", break_on_hyphens=False)  # fmt: skip
-    return "\n".join(lines)
-
-
-def _codecs_as_markdown(rows: Sequence[CodecRow]) -> str:
-    """A table for a document."""
-    heads = ("name", "kind", "keeps", "example", "what it does", "after", "origin")
-    lines = [heads, ("---",) * len(heads)]
-    for row in rows:
-        example = f"`{row.example}`" if row.example else ""
-        cells = (f"`{row.name}`", row.kind, _keeps(row), example, row.summary, row.citation, row.origin)
-        lines.append(tuple(cell.replace("|", "\\|") for cell in cells))
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _in_columns(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
-
-
-def _keeps(row: CodecRow) -> str:
-    return "" if row.kind == "broken" else "lossless" if row.lossless else "lossy"
+    print(as_markdown(rows) if options.markdown else as_text(rows, shutil.get_terminal_size().columns))
 
 
 def _measure(options: argparse.Namespace, given: Sequence[str]) -> None:

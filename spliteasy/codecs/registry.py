@@ -126,11 +126,11 @@ def _advice(error: Exception, entry: EntryPoint) -> str:
     missing = (getattr(error, "name", None) or "").split(".")[0] if isinstance(error, ImportError) else ""
     if not missing:
         return f"look for the error in {entry.module}, or ask the authors of {_origin(entry)}"
-    required = (entry.dist.requires or []) if isinstance(entry.dist, metadata.Distribution) else []
-    for requirement in required:
+    owner = entry.dist
+    for requirement in getattr(owner, "requires", None) or []:
         found = re.match(r"([\w.-]+).*;.*\bextra\s*==\s*['\"]([\w.-]+)['\"]", requirement)
-        if found and _plain_name(found[1]) == _plain_name(missing) and found[2] != "test":
-            return f"pip install '{entry.dist.name}[{found[2]}]' brings it"
+        if owner and found and _plain_name(found[1]) == _plain_name(missing) and found[2] != "test":
+            return f"pip install '{owner.name}[{found[2]}]' brings it"
     return f"install the package that provides the module {missing!r}"
 
 
