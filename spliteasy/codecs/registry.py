@@ -35,7 +35,8 @@ _registered: dict[str, type[Codec]] = {Raw.name: Raw}
 
 class CodecRow(NamedTuple):
     """One line of ``spliteasy codecs``. ``kind`` is ``tensor`` or ``bytes``, or ``broken`` for a codec that does not
-    load; its ``summary`` then says why, and what to install. ``origin`` is the distribution it came with, ``example`` a notation to try."""
+    load; its ``summary`` then says why, and what to install. ``origin`` is the distribution it came with, ``example``
+    a notation to try."""
 
     name: str
     kind: str

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from spliteasy_threshold import Threshold
 
 from spliteasy.codecs import codec
 from spliteasy.codecs.testing import check_codec
 from spliteasy.errors import CodecError
-from spliteasy_threshold import Threshold
 
 
 @pytest.mark.parametrize("chain", ["threshold(0.05)", "threshold(0)", "threshold(1) | fp16 | zstd(1)"])
