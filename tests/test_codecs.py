@@ -1,6 +1,5 @@
-"""The contract of codecs, held over everything registered; the registry; fp16 and zstd in particular."""
+"""Faulty codecs are found; the registry; fp16 and zstd in particular."""
 
-import hashlib
 import math
 from collections.abc import Iterator
 from importlib import metadata
@@ -32,9 +31,6 @@ from spliteasy.codecs.testing import check_codec
 from spliteasy.errors import CodecError, FrameError
 from spliteasy_plugins.lossless import Zstd
 
-EXAMPLES = [row.example for row in registry.describe_codecs()]
-CHAINS = ["topk(0.1) | fp16 | zstd(1)", "fp16 | zstd(3)", "topk(0.5) | topk(0.5)", "zstd(-3) | zstd(1)", "topk(1.0)"]
-
 
 @pytest.fixture
 def clean_registry() -> Iterator[None]:
@@ -58,11 +54,6 @@ class Same(TensorCodec):
 
     def bounds(self, spec: TensorSpec) -> dict[str, PlaneBound]:
         return {"values": PlaneBound(spec.dtype, spec.max_numel)}
-
-
-@pytest.mark.parametrize("notation", EXAMPLES + CHAINS)
-def test_every_codec_keeps_the_contract(notation: str) -> None:
-    check_codec(notation)
 
 
 class Writes(Same):
@@ -205,22 +196,6 @@ def test_the_core_ships_raw_alone_and_lists_it_first() -> None:
     names = list_codecs()
     assert names[0] == "raw" and {"fp16", "topk", "zstd"} <= set(names)
     assert all(registry.get(name).__module__.startswith("spliteasy_plugins.") for name in ("fp16", "topk", "zstd"))
-
-
-@pytest.mark.parametrize(
-    ("notation", "digest"),
-    [
-        ("raw", "9368311f19db"),
-        ("fp16", "90f8b47063ff"),
-        ("topk(0.25)", "721743f46486"),
-        ("topk(0.01) | fp16", "4b4516a8820b"),
-    ],
-)
-def test_frames_stay_readable_from_version_to_version(notation: str, digest: str) -> None:
-    """Golden bytes: a change of these breaks stored frames, and needs a new ``FORMAT``."""
-    x = torch.arange(-300, 300, dtype=torch.float32).view(2, 3, 10, 10) / 7
-    frame = codec(notation).encode(x, Context(step=5))
-    assert hashlib.sha256(frame).hexdigest()[:12] == digest
 
 
 def test_context_generators_agree_on_both_sides_and_differ_elsewhere() -> None:
