@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import pytest
@@ -73,7 +74,7 @@ def tensor_of(
         case "constant channels":
             made = normal[:, :1].expand(shape) if len(shape) > 1 and shape[1] else torch.ones(shape).double()
         case "all magnitudes":
-            low, high = torch.tensor(limits.tiny).double().log2(), torch.tensor(limits.max).double().log2()
+            low, high = math.log2(limits.tiny), math.log2(limits.max)
             exponent = torch.rand(shape, generator=generator, dtype=torch.float64) * (high - low) + low
             made = normal.sign() * torch.exp2(exponent - 1)
         case "one spike":
