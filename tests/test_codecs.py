@@ -147,6 +147,7 @@ def test_a_codec_from_a_notebook_works_like_an_installed_one() -> None:
         ("raw", type("Another", (Same,), {}), r"two codecs are named 'raw'.*spliteasy.*Another"),
         ("fp16", type("Another", (Same,), {}), r"two codecs are named 'fp16'.*spliteasy.*Another"),
         ("not a name", Same, "letters, digits"),
+        ("lambda", Same, "which no notation can hold"),
         ("half", type("Half", (TensorCodec,), {}), "lacks bounds, decode, encode, out"),
         ("number", int, "subclass of TensorCodec or BytesCodec"),
         ("other", type("Named", (Same,), {"name": "else"}), "calls itself 'else'"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import keyword
 import os
 import re
 import sys
@@ -102,8 +103,9 @@ def _check(name: str, cls: object, source: str) -> type[Codec]:
         raise CodecError(f"{source}: expected a subclass of TensorCodec or BytesCodec, found {cls!r}")
     if inspect.isabstract(cls):
         raise CodecError(f"{source}: {cls.__name__} lacks {', '.join(sorted(cls.__abstractmethods__))}")
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-        raise CodecError(f"{source}: expected a name of letters, digits and underscores, found {name!r}")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or keyword.iskeyword(name):
+        found = f"{name!r}, which no notation can hold" if keyword.iskeyword(name) else repr(name)
+        raise CodecError(f"{source}: expected a name of letters, digits and underscores, found {found}")
     if vars(cls).get("name", name) != name:
         raise CodecError(f"{source}: {cls.__name__} calls itself {cls.name!r}; its attribute `name` must be {name!r}")
     return cls
