@@ -1,6 +1,7 @@
 """Faulty codecs are found; the registry; fp16 and zstd in particular."""
 
 import math
+import re
 from collections.abc import Iterator
 from importlib import metadata
 from importlib.metadata import EntryPoint
@@ -158,12 +159,14 @@ def test_registering_what_cannot_be_a_codec(name: str, cls: Any, complaint: str)
         register(name, cls)
 
 
-def _installed(monkeypatch: pytest.MonkeyPatch, *others: tuple[str, str, str]) -> None:
+def _installed(
+    monkeypatch: pytest.MonkeyPatch, *others: tuple[str, str, str], requires: list[str] | None = None
+) -> None:
     """As if distributions with these (name, target, distribution) had been installed beside ours."""
     entries = list(metadata.entry_points(group=registry.GROUP))
     for name, value, distribution in others:
         entry = EntryPoint(name, value, registry.GROUP)
-        vars(entry).update(dist=SimpleNamespace(name=distribution, version="1.0"))
+        vars(entry).update(dist=SimpleNamespace(name=distribution, version="1.0", requires=requires))
         entries.append(entry)
     monkeypatch.setattr(metadata, "entry_points", lambda **_: entries)
 
@@ -191,6 +194,25 @@ def test_a_codec_that_does_not_load_says_so_and_leaves_the_others_alone(monkeypa
     rows = {row.name: row for row in registry.describe_codecs()}
     assert rows["broken"].kind == rows["odd"].kind == "broken" and "no_such_module" in rows["broken"].summary
     assert rows["fp16"].kind == "tensor" and rows["zstd"].lossless and rows["zstd"].origin.startswith("spliteasy")
+
+
+@pytest.mark.parametrize(
+    ("module", "advice"),
+    [
+        ("no_such_library", r"pip install 'elsewhere\[fast\]' brings it"),
+        ("no_such_module", "install the package that provides the module 'no_such_module'"),
+        ("json:nothing", "look for the error in json"),
+    ],
+)
+def test_a_codec_that_lacks_a_library_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, module: str, advice: str
+) -> None:
+    value = module if ":" in module else f"{module}:Codec"
+    _installed(
+        monkeypatch, ("lacking", value, "elsewhere"), requires=["numpy>=1", "no.such-library>=2; extra == 'fast'"]
+    )
+    (row,) = [row for row in registry.describe_codecs() if row.name == "lacking"]
+    assert row.kind == "broken" and re.search(advice, row.summary), row.summary
 
 
 def test_the_core_ships_raw_alone_and_lists_it_first() -> None:
