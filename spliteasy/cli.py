@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     cuts.set_defaults(run=_cuts)
 
     codecs = commands.add_parser("codecs", help="list the installed codecs")
+    codecs.add_argument("--markdown", action="store_true", help="as a table in Markdown")
     codecs.set_defaults(run=_codecs)
 
     measure = commands.add_parser(
@@ -175,12 +177,11 @@ def _cuts(options: argparse.Namespace, given: Sequence[str]) -> None:
 
 
 def _codecs(options: argparse.Namespace, given: Sequence[str]) -> None:
+    from spliteasy.codecs.listing import as_markdown, as_text
     from spliteasy.codecs.registry import describe_codecs
 
     rows = describe_codecs()
-    for row in rows:
-        print(f"{row.name:12} {row.kind:7} {'lossless' if row.lossless else 'lossy':9} {row.origin}")
-        print(f"{'':12} {row.summary}{f' [{row.citation}]' if row.citation else ''}")
+    print(as_markdown(rows) if options.markdown else as_text(rows, shutil.get_terminal_size().columns))
 
 
 def _measure(options: argparse.Namespace, given: Sequence[str]) -> None:

@@ -61,6 +61,22 @@ def test_codecs_lists_kind_and_origin(capsys: pytest.CaptureFixture[str]) -> Non
     assert all(name in text for name in ("raw", "fp16", "topk", "zstd", "lossless", "lossy", "spliteasy"))
 
 
+def test_codecs_in_columns_with_examples_and_citations(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["codecs"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["name", "kind", "keeps", "example", "origin"]
+    (topk,) = [line for line in lines if line.startswith("topk ")]
+    assert [topk[head.index(word) :].split()[0] for word in head.split()] == topk.split()[:5]
+    assert "arXiv 1704.05021" in " ".join(" ".join(lines).split()) and max(map(len, lines)) <= 120
+
+
+def test_codecs_as_a_markdown_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["codecs", "--markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1, "every row has as many cells"
+    assert any(line.startswith("| `zstd` | bytes | lossless | `zstd(1)` |") for line in lines)
+
+
 def test_measure_compares_chains_on_photographs(capsys: pytest.CaptureFixture[str]) -> None:
     chains = ["raw", "fp16 | zstd(1)"]
     assert main(["measure", *chains, "--model", "resnet18", "--batch", "2", "--size", "64"]) == 0

@@ -153,6 +153,11 @@ class Chain:
             raise FrameError(
                 f"the frame states {stated.nbytes} bytes of tensor; without a spec, at most {limit} are read"
             )
+        if spec is None:
+            try:
+                self.bounds(stated)
+            except CodecError as error:
+                raise FrameError(f"the frame states a tensor that {repr(self)!r} cannot take: {error}") from error
         if spec is not None and (stated.shape, stated.dtype) != (spec.shape, spec.dtype):
             raise FrameError(
                 f"expected {spec.dtype} of {spec.shape}, the frame states {stated.dtype} of {stated.shape}"
