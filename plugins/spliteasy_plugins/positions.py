@@ -25,7 +25,7 @@ import numpy.typing as npt
 import zstandard
 
 from spliteasy.errors import FrameError
-from spliteasy_plugins.selection import Mask
+from spliteasy_plugins.selection import Mask, marked
 
 __all__ = ["bound", "decode", "encode"]
 
@@ -44,7 +44,7 @@ SMALL = 128
 EXPANSION = 1 << 15
 """The most a zstd frame can grow when it is decompressed (RFC 8878, 3.1.1.2)."""
 
-BLOCK, EVERY = 1 << 12, 8
+BLOCK, EVERY = 1 << 14, 4
 """To estimate what zstd would make of many bytes, every so many-th block of this size is compressed."""
 
 Bytes = npt.NDArray[np.uint8]
@@ -72,9 +72,9 @@ def encode(mask: Mask, kept: npt.NDArray[np.intp]) -> Bytes:
         return np.empty(0, np.uint8)
     if few < kept.shape[1]:
         mask = ~mask
-        kept = np.flatnonzero(mask).reshape(samples, few)
+        kept = marked(mask).reshape(samples, few)
     gaps = _gaps(kept, entries)
-    sums = [int((gaps >> parameter).sum(dtype=np.int64)) for parameter in range(_parameters(entries, few))]
+    sums = _quotients(gaps, _parameters(entries, few))
     sizes = [_rice_bytes(gaps.size, total, parameter) for parameter, total in enumerate(sums)]
     parameter = min(range(len(sizes)), key=sizes.__getitem__)
     certain = min(_bitmap_bytes(samples, entries), sizes[parameter])
@@ -119,7 +119,7 @@ def decode(plane: Bytes, samples: int, entries: int, k: int) -> npt.NDArray[np.i
         return places
     mask = np.ones(samples * entries, np.bool_)
     mask[places] = False
-    return np.flatnonzero(mask)
+    return marked(mask)
 
 
 def _bitmap_bytes(samples: int, entries: int) -> int:
@@ -144,8 +144,18 @@ def _gaps(kept: Integers, entries: int) -> Integers:
     """The number of entries before each position, since the one before or the start of the sample: (samples, few)."""
     gaps = np.empty(kept.shape, np.min_scalar_type(entries))
     gaps[:, 0] = kept[:, 0] - np.arange(kept.shape[0]) * entries
-    gaps[:, 1:] = kept[:, 1:] - kept[:, :-1] - 1
+    np.subtract(kept[:, 1:], kept[:, :-1], out=gaps[:, 1:], casting="unsafe")
+    gaps[:, 1:] -= 1
     return gaps
+
+
+def _quotients(gaps: Integers, parameters: int) -> list[int]:
+    """The sum of all gaps' quotients for each Rice parameter."""
+    quotients, sums = gaps.copy(), []
+    for _ in range(parameters):
+        sums.append(int(quotients.sum(dtype=np.int64)))
+        quotients >>= 1
+    return sums
 
 
 def _places(gaps: Integers, samples: int, entries: int) -> npt.NDArray[np.int64]:
@@ -162,7 +172,7 @@ def _marked(bitmap: Bytes, samples: int, entries: int, few: int) -> npt.NDArray[
     if bitmap.size == _bitmap_bytes(samples, entries):
         mask = np.unpackbits(bitmap, bitorder="little").view(np.bool_)
         if np.count_nonzero(mask) == samples * few:  # the padding among them
-            places = np.flatnonzero(mask).reshape(samples, few)
+            places = marked(mask).reshape(samples, few)
             starts = np.arange(samples, dtype=np.int64) * entries
             if (places[:, 0] >= starts).all() and (places[:, -1] < starts + entries).all():
                 return places.reshape(-1)
@@ -176,9 +186,9 @@ def _rice(gaps: Integers, parameter: int, total: int) -> Bytes:
     for place, row in enumerate(low):
         np.not_equal(flat & flat.dtype.type(1 << place), 0, out=row)
     unary = np.zeros(flat.size + total, np.bool_)
-    ends = np.cumsum(flat >> parameter, dtype=np.int64)
-    ends += np.arange(flat.size)
-    unary[ends] = True
+    steps = flat >> parameter
+    steps += 1
+    unary[np.cumsum(steps, dtype=np.int64) - 1] = True
     return np.concatenate([np.packbits(low, bitorder="little"), np.packbits(unary, bitorder="little")])
 
 
@@ -190,7 +200,7 @@ def _read_rice(content: Bytes, count: int, parameter: int) -> npt.NDArray[np.int
     if low.size < count * parameter or low[count * parameter :].any():
         raise FrameError(f"expected {parameter} low bits of {count} gaps and no padding but zeros")
     found = int(np.count_nonzero(unary))
-    ends = np.flatnonzero(unary) if found == count else np.empty(0, np.int64)
+    ends = marked(unary) if found == count else np.empty(0, np.int64)
     if not ends.size or ends[-1] < unary.size - 8:
         raise FrameError(f"expected {count} gaps up to the last byte, found {found}")
     gaps = np.diff(ends, prepend=-1)
@@ -204,12 +214,10 @@ def _read_rice(content: Bytes, count: int, parameter: int) -> npt.NDArray[np.int
 def _spell(gaps: Integers) -> Bytes:
     """The gaps as bytes: 255 as often as it goes into the gap, then the rest."""
     flat = gaps.reshape(-1)
-    more = flat // flat.dtype.type(ESCAPE)
-    spelt = np.full(flat.size + int(more.sum(dtype=np.int64)), ESCAPE, np.uint8)
-    ends = np.cumsum(more, dtype=np.int64)
-    ends += np.arange(flat.size)
-    spelt[ends] = flat % flat.dtype.type(ESCAPE)
-    return spelt
+    rest = np.minimum(flat, ESCAPE).astype(np.uint8)
+    long = np.flatnonzero(rest == ESCAPE)
+    more, rest[long] = np.divmod(flat[long], ESCAPE)
+    return np.insert(rest, np.repeat(long, more), ESCAPE)
 
 
 def _read_spelt(spelt: Bytes, count: int) -> npt.NDArray[np.int64]:
@@ -226,7 +234,7 @@ def _compressed(content: Bytes) -> Bytes:
 
 
 def _estimate(content: Bytes) -> float:
-    """About how many bytes ``_compressed`` will give, from an eighth of the content if that is long."""
+    """About how many bytes ``_compressed`` will give, from a part of the content if that is long."""
     blocks = content.size // BLOCK
     if blocks < 2 * EVERY:
         return _compressed(content).size

@@ -15,7 +15,7 @@ from spliteasy.codecs import Context, PlaneBound, TensorCodec, TensorSpec
 from spliteasy.codecs.base import Planes
 from spliteasy.errors import CodecError, FrameError
 from spliteasy_plugins import positions
-from spliteasy_plugins.selection import UNSIGNED, Bits, Mask, bits_of, largest
+from spliteasy_plugins.selection import UNSIGNED, Mask, bits_of, largest, marked
 
 __all__ = ["TopK"]
 
@@ -60,8 +60,8 @@ class TopK(TensorCodec):
         kept = self._shared(context, samples, entries, k)
         plane = nothing
         if kept is None:
-            mask = self._chosen(bits.reshape(samples, entries), k, context)
-            kept = np.flatnonzero(mask)
+            mask = self._chosen(x.reshape(samples, entries), k, context)
+            kept = marked(mask)
             plane = torch.from_numpy(positions.encode(mask, kept.reshape(samples, k)))
             self._share(context, samples, entries, kept)
         return {"values": torch.from_numpy(bits[kept]).view(x.dtype).view(samples, k), "positions": plane}
@@ -98,9 +98,9 @@ class TopK(TensorCodec):
             "positions": PlaneBound(torch.uint8, positions.bound(samples, entries, k)),
         }
 
-    def _chosen(self, bits: Bits, k: int, context: Context) -> Mask:
-        """Which k entries to keep in each row of ``bits``: (samples, entries), 0 < k < entries."""
-        return largest(bits, k)
+    def _chosen(self, x: torch.Tensor, k: int, context: Context) -> Mask:
+        """Which k entries to keep in each row of ``x``: (samples, entries), 0 < k < entries."""
+        return largest(bits_of(x).reshape(x.shape), k)
 
     def _share(self, context: Context, samples: int, entries: int, kept: npt.NDArray[np.int64]) -> None:
         """Leave the positions of a message for its gradient."""
