@@ -25,9 +25,8 @@ def _round_trip(x: torch.Tensor, notation: str, **facts: Any) -> torch.Tensor:
     return chain.decode(chain.encode(x, Context(**facts)), Context(**facts))
 
 
-@pytest.mark.parametrize("notation", ["randtopk(0.1)", "randtopk(0.4, 1.0)", "randtopk(0.7, 0.5, reuse=True) | fp16"])
-def test_it_keeps_the_contract(notation: str) -> None:
-    check_codec(notation)
+def test_it_keeps_the_contract_with_other_arguments() -> None:
+    check_codec("randtopk(0.7, 0.5, reuse=True)")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -89,11 +88,11 @@ def test_as_many_others_as_weighted_draws_without_replacement_give(k: int, other
 
 
 def test_all_of_the_others_are_equally_likely() -> None:
-    x = torch.cat([torch.full((4000, 5), 9.0), torch.full((4000, 35), 1.0)], dim=1)
+    x = torch.cat([torch.full((1500, 5), 9.0), torch.full((1500, 35), 1.0)], dim=1)
     kept = (_round_trip(x, "randtopk(0.125, 0.5)") != 0).double().mean(0)
     for group in (kept[:5], kept[5:]):
         mean = float(group.mean())
-        assert (group - mean).abs().max() < 5 * math.sqrt(mean * (1 - mean) / 4000)
+        assert (group - mean).abs().max() < 5 * math.sqrt(mean * (1 - mean) / 1500)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

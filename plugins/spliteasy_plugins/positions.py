@@ -248,8 +248,6 @@ def _decompressed(content: Bytes, least: int, most: int) -> Bytes:
         stated = zstandard.frame_content_size(content.data)
         if not least <= stated <= min(most, content.size * EXPANSION):
             raise FrameError(f"expected a zstd frame of {least} to {most} bytes of positions, found {stated} stated")
-        return np.frombuffer(
-            zstandard.ZstdDecompressor().decompress(content.data, allow_extra_data=False), np.uint8
-        )
+        return np.frombuffer(zstandard.ZstdDecompressor().decompress(content.data, allow_extra_data=False), np.uint8)
     except zstandard.ZstdError as error:
         raise FrameError(f"the zstd frame of the positions is damaged: {error}") from error
