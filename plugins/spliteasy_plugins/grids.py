@@ -23,8 +23,8 @@ __all__ = ["Array", "Block", "Grid", "array_dtype", "checked_scale", "require_fi
 Array: TypeAlias = npt.NDArray[Any]
 """A NumPy array."""
 
-BLOCK = 1 << 16
-"""Elements computed at a time: a block of fp32 and its result fit into the cache of one core."""
+BLOCK = 1 << 17
+"""Elements computed at a time: few enough for the next pass to find them in the cache, so many that calls cost little."""
 
 
 class Block(NamedTuple):

@@ -56,8 +56,8 @@ def unpack(packed: npt.NDArray[np.uint8], bits: Bits, count: int | None) -> npt.
     Raises ``FrameError`` unless the length fits and unused bits are zero.
     """
     if count is None:
-        unused = int(packed[-1]) if packed.size > 1 else 0
-        if not packed.size or unused >= 8 // bits:
+        unused = int(packed[-1]) if packed.size else -1
+        if not 0 <= unused < (8 // bits if packed.size > 1 else 1):
             raise FrameError(f"expected packed codes and how many are unused, found {packed.size} bytes")
         packed = packed[:-1]
         count = packed.size * 8 // bits - unused
