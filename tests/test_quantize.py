@@ -197,7 +197,7 @@ def test_nan_and_infinity_are_refused_by_name(notation: str, value: float) -> No
 
 def test_encoding_raises_no_saturation_and_outside_a_chain_the_shape_says_what_is_a_channel() -> None:
     context = Context()
-    x = torch.randn(3, 8) * torch.finfo(torch.float32).max / 10
+    x = torch.randn(3, 8) * (torch.finfo(torch.float32).max / 10)
     planes = Int8().encode(x, context)
     assert not context.counts and planes["scale"].numel() == 8
     decoded = Int8().decode(planes, TensorSpec.of((3, 8), torch.float32), context)

@@ -38,7 +38,7 @@ class Float16(TensorCodec):
     float16 tensors pass untouched, with scale 1.
 
     ``scaled=False`` is the plain cast, without the plane ``scale``, to show what it does: below 6.1e-5 an element is
-    off by up to 3.0e-8, below that it is lost; above 65504 it becomes 65504 with its sign.
+    off by up to 3.0e-8, so that below 3.0e-8 nothing is left of it; beyond 65504 it becomes 65504 with its sign.
 
     Finite elements that the range of fp16, or of the tensor's own type on decoding, would have made infinite become
     the largest number instead, and are counted as ``saturated``. Raises ``CodecError`` unless ``scaled`` is a boolean.
@@ -84,7 +84,8 @@ class Float16(TensorCodec):
             block = target[begin : begin + BLOCK].copy_(source[begin : begin + BLOCK])
             if scale != 1:
                 block.mul_(scale)
-        return x.to(spec.dtype)
+        x = x.to(spec.dtype)
+        return _bounded(x, values) if scale * torch.finfo(torch.float16).max > torch.finfo(spec.dtype).max else x
 
     def out(self, spec: TensorSpec) -> TensorSpec:
         """float16 values of the same shape."""
@@ -126,7 +127,8 @@ class BFloat16(TensorCodec):
 
     def decode(self, planes: Planes, spec: TensorSpec, context: Context) -> torch.Tensor:
         """The values in the tensor's type."""
-        return planes["values"].to(spec.dtype)
+        x = planes["values"].to(spec.dtype)
+        return _bounded(x, planes["values"]) if spec.dtype is torch.float16 else x
 
     def out(self, spec: TensorSpec) -> TensorSpec:
         """bfloat16 values of the same shape."""
@@ -178,6 +180,14 @@ def _saturate(x: torch.Tensor, values: torch.Tensor, largest: float, context: Co
     beyond = (values.abs() > largest) & x.isfinite()
     context.count("saturated", int(beyond.sum()))
     values[beyond] = values[beyond].sign() * largest
+
+
+def _bounded(x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """``x``, decoded from ``values``, with the largest number where only decoding made it infinite: the codecs after
+    this one may have taken values beyond those that were encoded."""
+    lost = x.isinf() & values.isfinite()
+    x[lost] = values[lost].sign().to(x.dtype) * torch.finfo(x.dtype).max
+    return x
 
 
 def _power_of_two(scales: torch.Tensor) -> float:

@@ -93,4 +93,5 @@ class QSGD(TensorCodec):
         for (_, scales, _), floats in grid.floats(x):
             squares[scales] += np.square(floats / divisor[scales, None]).sum(axis=(0, 2))
         with np.errstate(over="ignore"):
-            return np.minimum(largest * np.sqrt(squares), torch.finfo(x.dtype).max)
+            norms: Array = np.minimum(largest * np.sqrt(squares), torch.finfo(x.dtype).max)
+        return norms
