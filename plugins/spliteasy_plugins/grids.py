@@ -28,10 +28,6 @@ BLOCK = 1 << 17
 little."""
 
 
-LONG = 512
-"""Elements in a row from which NumPy's minimum along rows is faster than PyTorch's."""
-
-
 class Block(NamedTuple):
     """Consecutive elements of the flat tensor, seen in three dimensions of which the middle one runs along
     ``scales``."""
@@ -104,8 +100,6 @@ class Grid:
     def ranges(self, x: torch.Tensor) -> tuple[Array, Array]:
         """The least and the greatest element under each scale, both float64 of shape (count,); 0 where there is
         none. NaN wherever there is one."""
-        if self.inner >= LONG and x.dtype is scale_dtype(x.dtype):
-            return self._ranges_by_block(x)
         low, high = np.zeros(self.count), np.zeros(self.count)
         flat = x.reshape(-1)
         for elements, scales, shape in self.parts:
@@ -113,14 +107,6 @@ class Grid:
             low[scales] = part.amin((0, 2)).double().numpy()
             high[scales] = part.amax((0, 2)).double().numpy()
         return low, high
-
-    def _ranges_by_block(self, x: torch.Tensor) -> tuple[Array, Array]:
-        """The same, with the second look at a block finding it in the cache, and along rows, where NumPy is faster."""
-        low, high = np.full(self.count, np.inf), np.full(self.count, -np.inf)
-        for (_, scales, _), floats in self.floats(x):
-            np.minimum(low[scales], floats.min(axis=2).min(axis=0), out=low[scales])
-            np.maximum(high[scales], floats.max(axis=2).max(axis=0), out=high[scales])
-        return (low, high) if self.numel else (np.zeros(self.count), np.zeros(self.count))
 
     def floats(self, x: torch.Tensor) -> Iterator[tuple[Block, Array]]:
         """The blocks and their elements, as float32 (float64 of a float64 tensor): views, or a buffer that is used
