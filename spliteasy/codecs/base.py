@@ -215,11 +215,11 @@ class TensorCodec(Codec):
     """A tensor to planes and back. See the head of this module for what may be relied on.
 
     ``elementwise``: each element is coded without regard to where it stands, so the chain may hand the dimensions
-    over in memory order, which saves a copy for channels-last tensors.
+    over in memory order, which saves a copy for channels-last tensors. It may depend on the arguments.
     """
 
     kind = "tensor"
-    elementwise: ClassVar[bool] = False
+    elementwise: bool = False
 
     @abstractmethod
     def encode(self, x: torch.Tensor, context: Context) -> dict[str, torch.Tensor]:

@@ -94,6 +94,8 @@ def tensor_of(data: BytesLike, dtype: torch.dtype) -> torch.Tensor:
 
 def bytes_of(plane: torch.Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor, a view of its memory."""
+    if not plane.numel():  # NumPy gives an empty array strides of 0, with which no view of it as bytes can be made
+        return memoryview(b"")
     return plane.detach().reshape(-1).view(torch.uint8).numpy().data
 
 
