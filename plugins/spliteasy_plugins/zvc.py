@@ -39,9 +39,9 @@ class ZeroValue(TensorCodec):
     """Stores the elements that are not zero, and where they stood. Lossless for every dtype: an element is zero when
     all of its bits are, so -0.0 is stored.
 
-    ``repeats``: what else is left out. ``"above"``: an element that equals, bit for bit, the one above it, which is
-    ``shape[-1]`` elements before it in row-major order. ``"previous"``: one that equals the stored element before it. ``"both"``:
-    above first, then previous among the others. None: zeros only.
+    ``repeats`` says what else is left out. ``"above"``: an element that equals, bit for bit, the one above it, which is
+    ``shape[-1]`` elements before it in row-major order. ``"previous"``: one that equals the stored element before it.
+    ``"both"``: above first, then previous among the others. None: zeros only.
 
     Planes: ``values``, flat, the elements left over in row-major order; ``mask``, one bit an element (uint8, lowest
     bit first), set where it is not zero; with ``"above"`` or ``"both"`` ``above``, one bit an element, set where it is
