@@ -119,6 +119,7 @@ class Numcodecs(BytesCodec):
     def decode(self, data: memoryview, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
         """The array again. Raises ``FrameError`` unless the data are those of exactly as many bytes."""
         expected = count * dtype.itemsize
+        content: BytesLike
         try:
             if self._size == 1:
                 content = _bytes(DECODERS[self.codec](self._codec, data, expected))
@@ -150,9 +151,9 @@ def _item_size(codec: str, made: Any) -> int:
 
 def _bytes(content: Any) -> memoryview:
     """What a codec returned, as bytes."""
-    return memoryview(
-        np.ascontiguousarray(content).reshape(-1).view(np.uint8) if hasattr(content, "dtype") else content
-    )
+    if isinstance(content, np.ndarray):
+        content = np.ascontiguousarray(content).reshape(-1).view(np.uint8).data
+    return memoryview(content).cast("B")
 
 
 @contextmanager
