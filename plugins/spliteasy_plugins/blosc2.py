@@ -57,7 +57,7 @@ class Blosc2(BytesCodec):
     example = 'blosc2("zstd", 1, "shuffle")'
 
     def __init__(self, codec: str = "zstd", level: int = 1, filter: str | None = "shuffle") -> None:
-        if codec not in CODECS or (filter is not None and not isinstance(filter, str)) or filter not in FILTERS:
+        if not isinstance(codec, str) or codec not in CODECS or filter not in list(FILTERS):
             names = f"{', '.join(CODECS)}, and a filter, one of {', '.join(map(repr, FILTERS))}"
             raise CodecError(f"expected for blosc2 a codec, one of {names}; found {codec!r} and {filter!r}")
         if type(level) is not int or not 0 <= level <= 9:

@@ -42,6 +42,9 @@ DICTIONARIES = (256, 1024, 2048, 4096, 4096, 8192, 8192, 16384, 32768, 65536)
 LZMA_OVERHEAD = 1 << 20
 """Bytes that a decoder of LZMA takes beside its dictionary."""
 
+FILTERS = ("delta", "shuffle")
+"""What changes items in place, as it were: as many bytes out as in."""
+
 LOSSY = "loses information"
 OBJECTS = "codes Python objects, not numbers"
 REFUSED = {
@@ -83,9 +86,10 @@ class Numcodecs(BytesCodec):
     example = 'numcodecs("zlib", level=1)'
 
     def __init__(self, codec: str, **arguments: Any) -> None:
-        if not isinstance(codec, str) or codec not in DECODERS:
+        taken = sorted([*DECODERS, *FILTERS])
+        if not isinstance(codec, str) or codec not in taken:
             reason = REFUSED.get(str(codec), "is none whose decoder is known to be bounded")
-            raise CodecError(f"numcodecs({codec!r}) is refused, since it {reason}; taken are {', '.join(DECODERS)}")
+            raise CodecError(f"numcodecs({codec!r}) is refused, since it {reason}; taken are {', '.join(taken)}")
         self.codec = codec
         self.arguments = dict(sorted(arguments.items()))
         sample = np.arange(9, dtype=np.uint16)
@@ -106,27 +110,28 @@ class Numcodecs(BytesCodec):
 
     def encode(self, array: npt.NDArray[Any]) -> BytesLike:
         """What the codec writes. Compressors see the items; filters as many whole items of theirs as there are."""
-        if self._size == 1:
-            with _one_thread():
-                encoded = bytearray(_bytes(self._codec.encode(array)))
-            if self.codec == "gzip":
-                encoded[4:8] = bytes(4)  # the time of day, so that equal tensors give equal frames
-            return encoded
-        data = array.view(np.uint8)
-        whole = data.size // self._size * self._size
-        return b"".join([_bytes(self._codec.encode(data[:whole])) if whole else b"", data[whole:].data])
+        if self.codec in FILTERS:
+            data = array.view(np.uint8)
+            whole = data.size // self._size * self._size
+            return b"".join([_bytes(self._codec.encode(data[:whole])) if whole else b"", data[whole:].data])
+        with _one_thread():
+            encoded = bytearray(_bytes(self._codec.encode(array)))
+        if self.codec == "gzip":
+            encoded[4:8] = bytes(4)  # the time of day, so that equal tensors give equal frames
+        return encoded
 
     def decode(self, data: memoryview, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
         """The array again. Raises ``FrameError`` unless the data are those of exactly as many bytes."""
         expected = count * dtype.itemsize
         content: BytesLike
         try:
-            if self._size == 1:
-                content = _bytes(DECODERS[self.codec](self._codec, data, expected))
-            else:
-                whole = len(data) // self._size * self._size
-                filtered = DECODERS[self.codec](self._codec, data[:whole], whole) if whole else b""
+            if self.codec in FILTERS:
+                _stated("filtered data", len(data), expected, len(data))
+                whole = expected // self._size * self._size
+                filtered = self._codec.decode(np.frombuffer(data[:whole], np.uint8)) if whole else b""
                 content = b"".join([_bytes(filtered), data[whole:]])
+            else:
+                content = _bytes(DECODERS[self.codec](self._codec, data, expected))
         except Exception as error:  # libraries raise errors of many kinds for damaged data
             raise FrameError(f"{self!r} cannot decode {expected} bytes: {type(error).__name__}: {error}") from error
         if len(content) != expected:
@@ -139,7 +144,7 @@ class Numcodecs(BytesCodec):
 
 
 def _item_size(codec: str, made: Any) -> int:
-    """The size of the items that a filter works on; 1 for what takes any bytes."""
+    """The size of the items that a filter works on; 1 for all other codecs."""
     if codec == "delta":
         if made.dtype.kind not in "iu" or made.astype != made.dtype:
             raise CodecError(f"numcodecs('delta') {LOSSY} but for integers of one type; found {made!r}")
@@ -168,9 +173,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def _stated(what: str, found: int, expected: int, largest: int) -> None:
-    """Check a size that the data state against the one expected and the one possible."""
+    """Check a size that the data state, or have, against the one expected and the largest possible."""
     if found != expected or expected > largest:
-        raise FrameError(f"expected {what} of {expected} bytes, found one that states {found} and can hold {largest}")
+        raise FrameError(f"expected {what} of {expected} bytes, found {found}, of at most {largest} possible")
 
 
 def _blosc(codec: Any, data: memoryview, expected: int) -> Any:
@@ -231,11 +236,8 @@ def _checksum(codec: Any, data: memoryview, expected: int) -> Any:
 
 
 def _base64(codec: Any, data: memoryview, expected: int) -> Any:
+    _stated("base64", len(data), -(-expected // 3) * 4, len(data))
     return base64.b64decode(data, validate=True)
-
-
-def _filter(codec: Any, data: memoryview, expected: int) -> Any:
-    return codec.decode(np.frombuffer(data, np.uint8))
 
 
 DECODERS: dict[str, Callable[[Any, memoryview, int], Any]] = {
@@ -245,14 +247,12 @@ DECODERS: dict[str, Callable[[Any, memoryview, int], Any]] = {
     "bz2": _bz2,
     "crc32": _checksum,
     "crc32c": _checksum,
-    "delta": _filter,
     "fletcher32": _checksum,
     "gzip": _gzip,
     "jenkins_lookup3": _checksum,
     "lz4": _lz4,
     "lzma": _lzma,
-    "shuffle": _filter,
     "zlib": _zlib,
     "zstd": _zstd,
 }
-"""The codecs that are taken, and how each is decoded: (codec, data, bytes expected) to bytes."""
+"""The codecs that are taken beside filters, and how each is decoded: (codec, data, bytes expected) to bytes."""
