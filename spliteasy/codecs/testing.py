@@ -31,10 +31,15 @@ __all__ = ["check_codec", "example_tensors"]
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 ALLOWED = 32 << 20
 """Bytes that decoding a small damaged frame may allocate."""
+DAMAGED, STREAMED, HIDDEN = ((3, 40), (2, 3, 8, 8), (1, 600)), (4, 50), (2, 30)
+"""Shapes of the tensors whose frames are damaged, that make a stream, and that hide NaN."""
+SAMPLES = 32
+"""What codecs are fitted to, of every shape."""
 
 
 def check_codec(codec: str | Codec | Chain) -> None:
-    """Try everything that the contract in ``spliteasy.codecs.base`` asks of a codec (or chain); takes seconds.
+    """Try everything that the contract in ``spliteasy.codecs.base`` asks of a codec (or chain); takes seconds. Codecs
+    that are still to be fitted are fitted to noise first.
 
     It is a value whose notation reads back; it brings back shape, dtype and layout of every example tensor (elements
     too, if it is lossless or the tensor is not floating), the same way each time; it leaves its input alone; it keeps
@@ -42,7 +47,7 @@ def check_codec(codec: str | Codec | Chain) -> None:
     ``FrameError`` or a valid tensor, nothing else, in little memory. Raises ``AssertionError`` saying which of these
     failed, on what.
     """
-    chain = read(codec)
+    chain = _fitted(read(codec))
     _check_value(chain)
     for stage in chain.bytes_codecs:
         _check_bytes_codec(stage)
@@ -51,9 +56,19 @@ def check_codec(codec: str | Codec | Chain) -> None:
     _check_not_hidden(chain)
     _check_stream(chain)
     generator = torch.Generator().manual_seed(3)
-    for shape in ((3, 40), (2, 3, 8, 8), (1, 600)):
+    for shape in DAMAGED:
         for dtype in (torch.float32, torch.bfloat16, torch.int32):
             _check_damage(chain, (torch.randn(shape, generator=generator).relu_() * 9).to(dtype))
+
+
+def _fitted(chain: Chain) -> Chain:
+    """The chain, fitted to noise in every shape that is tried here, if it is to be fitted at all."""
+    if not chain.unfitted:
+        return chain
+    generator = torch.Generator().manual_seed(1)
+    tried = {tuple(tensor.shape) for _, tensor in example_tensors()} | {*DAMAGED, STREAMED, HIDDEN}
+    shapes = sorted({(SAMPLES, *shape[1:]) for shape in tried})
+    return chain.fit([torch.randn(shape, generator=generator) for shape in shapes])
 
 
 def example_tensors() -> Iterator[tuple[str, torch.Tensor]]:
@@ -151,7 +166,7 @@ def _check_round_trip(chain: Chain, label: str, tensor: torch.Tensor) -> None:
 def _check_not_hidden(chain: Chain) -> None:
     """NaN and infinity are for the wire to refuse, which it cannot if a codec makes numbers of them."""
     for value in (float("nan"), float("inf")):
-        x = torch.full((2, 30), value)
+        x = torch.full(HIDDEN, value)
         try:
             decoded = chain.decode(chain.encode(x))
         except SplitEasyError:
@@ -164,7 +179,7 @@ def _check_stream(chain: Chain) -> None:
     generator = torch.Generator().manual_seed(4)
     committed: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     for step in range(3):
-        x = torch.randn((4, 50), generator=generator)
+        x = torch.randn(STREAMED, generator=generator)
         for message in ("activations", "input_gradients"):
             attempts = []
             for _ in range(2):
