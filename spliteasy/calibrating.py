@@ -1,8 +1,8 @@
-"""Fit codecs to what really crosses the cuts: a few batches through the split, forward and backward, without an update."""
+"""Fit codecs to what really crosses the cuts: some batches through the split, forward and backward, not updating."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from spliteasy.backward import Pass
+from spliteasy.boundary import Scalar
 from spliteasy.checking import check_batch
 from spliteasy.codecs.base import Codec
 from spliteasy.codecs.chain import Chain
@@ -19,7 +20,7 @@ from spliteasy.optimization import Loss, make_loss, scalar_loss
 from spliteasy.seeding import StepRandom, preserved
 from spliteasy.segment import Buffers, Segment
 from spliteasy.splitting import Split
-from spliteasy.wire import Codecs, as_codecs
+from spliteasy.wire import MESSAGES, Codecs, as_codecs
 
 __all__ = ["calibrate"]
 
@@ -45,7 +46,8 @@ def calibrate(
     Every message's chain is fitted to that message's tensors, each tensor of a forward message together with its
     gradient. A codec that stands unfitted and equal at the same place of a message's chain and of its gradient's
     (activations and input_gradients, outputs and output_gradients) is fitted once, to the forward message, and shared:
-    it is shipped once, and the gradient goes back through the same map.
+    it is shipped once, and the gradient goes back through the same map. Chains of messages that a single split does
+    not send stay as they are.
 
     Takes memory for these messages uncompressed. Raises `SplitError` for a network that is not cut, `DataError` for
     batches that do not fit or that there are none of, `CodecError` if they do not suffice for a codec.
@@ -53,16 +55,16 @@ def calibrate(
     chains = as_codecs(codecs)
     if type(batches) is not int or batches < 1:
         raise TrainingError(f"Expected batches of 1 or more, found {batches!r}.")
-    wanted = [pair for pair in _PAIRS if any(chains.chain(message).unfitted for message in pair)]
-    if not wanted:
-        return chains
     if not split.cuts:
         raise SplitError("Expected a split with cuts, found a network in one piece, where nothing is sent. Cut it.")
+    wanted = [pair for pair in _PAIRS[: len(split.cuts)] if any(chains.chain(message).unfitted for message in pair)]
+    if not wanted:
+        return chains
     seen = _observed(split, loader, loss, batches, {message for pair in wanted for message in pair}, progress)
-    fitted = {message: chains.chain(message) for pair in _PAIRS for message in pair}
+    fitted = {message: chains.chain(message) for message in MESSAGES}
     for forward, backward in wanted:
         there, back = _complete(seen[forward], seen[backward])
-        shared = fitted[forward].fit(there, forward, back) if there else fitted[forward]
+        shared = fitted[forward].fit(there, forward, back)
         own = _sharing(fitted[backward], fitted[forward], shared)
         gradients = [gradient for gradient in seen[backward] if gradient is not None]
         fitted[forward], fitted[backward] = shared, own.fit(gradients, backward) if own.unfitted else own
@@ -108,6 +110,8 @@ def _observed(
             for message, tensors in _messages(split, *batch, function, step).items():
                 if message in wanted:
                     seen[message] += [None if tensor is None else tensor.detach().clone() for tensor in tensors]
+            for parameter in split.model.parameters():
+                parameter.grad = None
             bar.update()
         bar.total = bar.n
     if not any(seen.values()):
@@ -143,13 +147,13 @@ def _messages(split: Split, x: torch.Tensor, y: torch.Tensor, loss: Loss, step: 
     }
 
 
-def _entered(segment: Segment, slots: int, sources: dict[int, tuple[Pass, int]], scalars: Iterable[object]) -> Pass:
+def _entered(segment: Segment, slots: int, sources: dict[int, tuple[Pass, int]], scalars: Sequence[Scalar]) -> Pass:
     """A forward of ``segment``, each entry slot of which comes from a slot of a pass before."""
     tensors: _Tensors = [None] * slots
     needs = [False] * slots
     for slot, (before, place) in sources.items():
         tensors[slot], needs[slot] = before.tensors_out[place].detach(), before.needs_gradient[place]
-    return Pass(segment, tensors, list(scalars), needs)
+    return Pass(segment, tensors, scalars, needs)
 
 
 @contextmanager

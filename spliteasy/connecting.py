@@ -39,12 +39,13 @@ def connect(
     """Open a session for segment B: here if ``server`` is None, else on that server, which gets B's weights and the
     parameters that codecs were fitted to.
 
-    Raises `CodecError` for a codec that is still to be fitted, `SplitError` for what a server cannot build (a network that was not loaded by name) or does not know (a
-    callable loss in a single split), and what opening a session raises.
+    Raises `CodecError` for a codec that is still to be fitted, `SplitError` for what a server cannot build (a network
+    that was not loaded by name) or does not know (a callable loss in a single split), and what opening a session
+    raises.
     """
     b, single = split.b, split.c is None
     assert b is not None
-    codecs.require_fitted()
+    codecs.require_fitted(single=single)
     if server is None:
         held = make_loss(loss) if single else None
         session = Session(

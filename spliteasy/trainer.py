@@ -47,9 +47,10 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 class Trainer:
     """Trains a `Split`, in this process (``server=None``) or with a server.
 
-    ``codecs`` are the chains of the four messages (fitted ones as `calibrate` returns them), ``optimizer`` is a `torch.optim` name with its arguments, ``loss`` a
-    name of `torch.nn.functional` or a callable, ``backward`` is ``exact`` or ``auxiliary-label``, ``link`` an emulated
-    network, ``clip_norm`` the largest global gradient norm. A and C share one optimizer; B has one of the same kind.
+    ``codecs`` are the chains of the four messages (fitted ones as `calibrate` returns them), ``optimizer`` is a
+    `torch.optim` name with its arguments, ``loss`` a name of `torch.nn.functional` or a callable, ``backward`` is
+    ``exact`` or ``auxiliary-label``, ``link`` an emulated network, ``clip_norm`` the largest global gradient norm. A
+    and C share one optimizer; B has one of the same kind.
 
     With chain ``raw`` and ``backward="exact"`` every parameter, buffer and optimizer state equals the unsplit model's
     after any number of steps, to the bit, for the same build, device and thread count. A step that fails leaves the

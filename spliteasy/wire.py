@@ -87,9 +87,9 @@ class Codecs:
         """What the fitted parameters take when they are shipped, headers included; 0 if no codec is fitted."""
         return shipped_bytes(self.shipped)
 
-    def require_fitted(self) -> None:
-        """Raise `CodecError` if a codec is still to be fitted."""
-        for message in MESSAGES:
+    def require_fitted(self, *, single: bool) -> None:
+        """Raise `CodecError` if a codec is still to be fitted that the messages of a single or double split need."""
+        for message in ("activations", "input_gradients") if single else MESSAGES:
             for stage in self.chain(message).unfitted:
                 raise CodecError(
                     f"Expected fitted codecs, found {stage!r} in the chain of {message}, which is not. Call codecs = "

@@ -1,9 +1,9 @@
 """A linear bottleneck that keeps what the loss feels.
 
-Reduced-rank regression (Izenman, Journal of Multivariate Analysis 5, 1975) of a message on itself, its errors weighed by
-the gradients at the cut. A fitted, linear relative of the encoder and decoder that BottleNet++ trains at a cut (Shao and
-Zhang, arXiv 1910.14315), and of the codebooks that FedLite fits to activations (Wang et al., arXiv 2201.11865): here what
-counts is not how near the message comes back but how little the loss changes.
+Reduced-rank regression (Izenman, Journal of Multivariate Analysis 5, 1975) of a message on itself, its errors weighed
+by the gradients at the cut. A fitted, linear relative of the encoder and decoder that BottleNet++ trains at a cut
+(Shao and Zhang, arXiv 1910.14315), and of the codebooks that FedLite fits to activations (Wang et al., arXiv
+2201.11865): here what counts is not how near the message comes back but how little the loss changes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from spliteasy_plugins.subspace import factor, leading, mean_of, product, uprigh
 __all__ = ["Bottleneck"]
 
 RIDGE = 0.01
-"""The share of the weight that is spread over all directions alike: what the calibration gradients happened not to touch
-still counts a little."""
+"""The share of the weight that is spread over all directions alike: what the calibration gradients happened not to
+touch still counts a little."""
 
 NEGLIGIBLE = 1e-12
 """Eigenvalues below this share of the largest are rounding errors; their components are left zero."""
@@ -27,21 +27,21 @@ NEGLIGIBLE = 1e-12
 
 class Bottleneck(Projection):
     """The encoder E and decoder D of rank ``components`` that minimise ``mean ||G^(1/2) (y - D E y)||^2`` over the
-    calibration vectors y = x - m, where G = mean g g^T + 0.01 (mean g^T g / d) I is the second moment of the gradients g
-    of the loss at the cut, and a ridge. (To first order an error e changes the loss by g^T e, whose square is e^T G e in
-    the mean.)
+    calibration vectors y = x - m, where G = mean g g^T + 0.01 (mean g^T g / d) I is the second moment of the gradients
+    g of the loss at the cut, and a ridge. (To first order an error e changes the loss by g^T e, whose square is e^T G
+    e in the mean.)
 
     With R^T R = mean y y^T, and W the leading eigenvectors of R G R^T with eigenvalues L: D = R^T W, E = L^-1 W^T R G,
     then each column of D is scaled to length 1 and its row of E inversely. D E is a projection (E D = I). Where the
     calibration knows no gradients, G is I and the map is that of ``pca``.
 
-    ``axis="sample"`` takes each sample whole, ``axis="channel"`` the vector of channels at each place. No matrix of d x d
-    is needed, so that d may be some 100,000 with a few hundred calibration samples; but with fewer samples than matter it
-    overfits, where ``axis="channel"`` does not.
+    ``axis="sample"`` takes each sample whole, ``axis="channel"`` the vector of channels at each place. No matrix of d
+    x d is needed, so that d may be some 100,000 with a few hundred calibration samples; but with fewer samples than
+    matter it overfits, where ``axis="channel"`` does not.
 
-    A gradient g is sent as ``D^T g`` and comes back as ``E^T D^T g``, without the mean: the gradient through the map. So
-    one codec, fitted on a message, also serves its gradient (`spliteasy.calibrate` shares it). See ``Projection`` for
-    planes and parameters.
+    A gradient g is sent as ``D^T g`` and comes back as ``E^T D^T g``, without the mean: the gradient through the map.
+    So one codec, fitted on a message, also serves its gradient (`spliteasy.calibrate` shares it). See ``Projection``
+    for planes and parameters.
     """
 
     name = "bottleneck"
@@ -55,24 +55,15 @@ class Bottleneck(Projection):
     ) -> dict[str, torch.Tensor]:
         """``encoder`` E and ``decoder`` D^T, both (components, d), and ``mean`` (d,) if centered."""
         mean = mean_of(rows) if centered else None
-        moment = factor(rows, mean, self.components)
-        weights, touched, ridge = product(moment, moment), None, 1.0
-        if felt:
-            touched = factor(felt, None, self.components)
-            ridge = RIDGE * float(touched.double().square().sum()) / touched.shape[1]
-        if touched is not None and ridge > 0:
-            across = product(moment, touched)
-            weights = across @ across.T + ridge * weights
-        else:
-            across, ridge = torch.zeros(len(moment), 0, dtype=torch.float64), 1.0
-        values, vectors = leading(weights, self.components)
+        moment = factor(rows, mean, self.components)  # R
+        touched = factor(felt, None, self.components) if felt else moment[:0]  # its own moment is G, but for the ridge
+        ridge = RIDGE * float(touched.double().square().sum()) / moment.shape[1] or 1.0
+        across = product(moment, touched)
+        values, vectors = leading(across @ across.T + ridge * product(moment, moment), self.components)
         decoder = weighted_sum(vectors, moment)
-        encoder = ridge * decoder
-        if touched is not None and across.shape[1]:
-            encoder = encoder + weighted_sum(vectors @ across, touched)
-        lengths = decoder.norm(dim=1) * upright(decoder)[:, 0]
-        kept = (values > NEGLIGIBLE * values[0]) & (lengths != 0)
-        scale = torch.where(kept, lengths, 1.0)[:, None]
-        decoder = torch.where(kept[:, None], decoder / scale, 0.0)
-        encoder = torch.where(kept[:, None], encoder * scale / torch.where(kept, values, 1.0)[:, None], 0.0)
+        encoder = weighted_sum(vectors @ across, touched) + ridge * decoder
+        kept = values > NEGLIGIBLE * values[0]
+        lengths = torch.where(kept, decoder.norm(dim=1) * upright(decoder)[:, 0], 1.0)[:, None]
+        decoder = torch.where(kept[:, None], decoder / lengths, 0.0)
+        encoder = torch.where(kept[:, None], encoder * lengths / values[:, None], 0.0)
         return {"encoder": encoder, "decoder": decoder, **({} if mean is None else {"mean": mean})}

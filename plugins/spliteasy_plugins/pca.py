@@ -18,17 +18,17 @@ __all__ = ["PrincipalComponents"]
 
 class PrincipalComponents(Projection):
     """The ``components`` leading principal components: with the mean m and the orthonormal V (d, components) of the
-    calibration vectors, a message x is sent as ``V^T (x - m)`` and comes back as ``m + V V^T (x - m)``, the best in mean
-    square that so few numbers can do on the calibration tensors.
+    calibration vectors, a message x is sent as ``V^T (x - m)`` and comes back as ``m + V V^T (x - m)``, the best in
+    mean square that so few numbers can do on the calibration tensors.
 
-    ``axis="sample"`` takes each sample whole; ``axis="channel"`` takes the vector of channels at each place, so that the
-    basis is small and independent of rows and columns, and the values keep the layout with ``components`` channels:
-    ``pca(16, axis="channel") | int8`` quantizes each component by itself.
+    ``axis="sample"`` takes each sample whole; ``axis="channel"`` takes the vector of channels at each place, so that
+    the basis is small and independent of rows and columns, and the values keep the layout with ``components``
+    channels: ``pca(16, axis="channel") | int8`` quantizes each component by itself.
 
     A gradient g is sent as ``V^T g`` and comes back as ``V V^T g``, without the mean: the gradient through the map
-    above. So one codec, fitted on a message, also serves its gradient, and training then equals training with the map as
-    a layer at the cut (`spliteasy.calibrate` shares it). See ``Projection`` for planes and parameters; components are
-    ordered by variance, and the largest entry of each is positive.
+    above. So one codec, fitted on a message, also serves its gradient, and training then equals training with the map
+    as a layer at the cut (`spliteasy.calibrate` shares it). See ``Projection`` for planes and parameters; components
+    are ordered by variance, and the largest entry of each is positive.
     """
 
     name = "pca"

@@ -1,8 +1,9 @@
 """Linear maps to fewer numbers and back, fitted to what crosses a cut: what `pca` and `bottleneck` share.
 
-With an encoder E (k, d), a decoder D (d, k) and a mean m, a message x comes back as ``m + D E (x - m)``. Its gradient is
-then sent by the adjoint, ``D^T g``, and comes back as ``E^T D^T g``, without the mean: exactly the gradient through the
-map. One fitted codec on a message and on its gradient thus trains the network that has this map as a layer at the cut.
+With an encoder E (k, d), a decoder D (d, k) and a mean m, a message x comes back as ``m + D E (x - m)``. Its gradient
+is then sent by the adjoint, ``D^T g``, and comes back as ``E^T D^T g``, without the mean: exactly the gradient through
+the map. One fitted codec on a message and on its gradient thus trains the network that has this map as a layer at the
+cut.
 """
 
 from __future__ import annotations
@@ -185,7 +186,7 @@ class Projection(FittedCodec):
             return _Place(spec.shape[0], math.prod(spec.shape[1:]), 1)
         axis = spec.channel_axis
         if axis is None:
-            raise CodecError(f"{self!r} needs a tensor with channels, found shape {spec.shape}: put it first, or leave axis")
+            raise CodecError(f"{self!r} needs a tensor with channels, found shape {spec.shape}: put it first")
         return _Place(math.prod(spec.shape[:axis]), spec.shape[axis], math.prod(spec.shape[axis + 1 :]))
 
     def _rows(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -28,7 +28,8 @@ BLOCK = 1 << 22
 def mean_of(rows: Sequence[torch.Tensor]) -> torch.Tensor:
     """The mean over all rows: shape (d,), float64. ``rows``: matrices (n_i, d)."""
     total = sum(part.sum(0, dtype=torch.float64) for part in rows)
-    return torch.as_tensor(total) / sum(len(part) for part in rows)
+    mean: torch.Tensor = torch.as_tensor(total) / sum(len(part) for part in rows)
+    return mean
 
 
 def factor(rows: Sequence[torch.Tensor], mean: torch.Tensor | None, components: int) -> torch.Tensor:
@@ -40,22 +41,23 @@ def factor(rows: Sequence[torch.Tensor], mean: torch.Tensor | None, components: 
     if count > entries and entries <= LARGEST:
         moment = torch.zeros(entries, entries, dtype=torch.float64)
         for part in rows:
-            for block in part.split(max(1, BLOCK // entries)):
+            for block in torch.split(part, max(1, BLOCK // entries)):
                 centered = block.double() if mean is None else block.double() - mean
                 moment += centered.T @ centered
         values, vectors = torch.linalg.eigh(moment / count)
-        return values.clamp(min=0).sqrt()[:, None] * vectors.T
+        root: torch.Tensor = values.clamp(min=0).sqrt()[:, None] * vectors.T
+        return root
     matrix = torch.cat([part if mean is None else (part.double() - mean).to(part.dtype) for part in rows])
     if min(count, entries) > LARGEST:
         matrix = _sketch(matrix, min(2 * components + OVERSAMPLING, count, entries))
-    return matrix / count**0.5
+    return torch.div(matrix, count**0.5)
 
 
 def product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """``one @ other.T`` for (a, d) and (b, d): shape (a, b), float64."""
     width = max(1, BLOCK // max(len(one), len(other), 1))
     total = torch.zeros(len(one), len(other), dtype=torch.float64)
-    for left, right in zip(one.split(width, 1), other.split(width, 1), strict=True):
+    for left, right in zip(torch.split(one, width, 1), torch.split(other, width, 1), strict=True):
         total += left.double() @ right.double().T
     return total
 
@@ -63,7 +65,7 @@ def product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 def weighted_sum(weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """``weights @ rows`` for (k, n) and (n, d): shape (k, d), float64."""
     width = max(1, BLOCK // max(len(rows), 1))
-    return torch.cat([weights.double() @ block.double() for block in rows.split(width, 1)], 1)
+    return torch.cat([weights.double() @ block.double() for block in torch.split(rows, width, 1)], 1)
 
 
 def leading(symmetric: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,4 +88,5 @@ def _sketch(matrix: torch.Tensor, size: int) -> torch.Tensor:
     for _ in range(2):
         back, _ = torch.linalg.qr(matrix.T @ found)
         found, _ = torch.linalg.qr(matrix @ back)
-    return found.T @ matrix
+    sketched: torch.Tensor = found.T @ matrix
+    return sketched

@@ -43,7 +43,17 @@ if TYPE_CHECKING:
     from spliteasy.codecs.chain import Chain
     from spliteasy.codecs.fitted import Parameters
 
-__all__ = ["BytesCodec", "BytesLike", "Codec", "Context", "PlaneBound", "Planes", "TensorCodec", "TensorSpec", "arguments_of"]
+__all__ = [
+    "BytesCodec",
+    "BytesLike",
+    "Codec",
+    "Context",
+    "PlaneBound",
+    "Planes",
+    "TensorCodec",
+    "TensorSpec",
+    "arguments_of",
+]
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
 """Anything whose bytes can be read without a copy; of a NumPy array, its ``data``."""

@@ -178,7 +178,9 @@ class Chain:
         except CodecError as error:
             if spec is not None:
                 raise
-            raise FrameError(f"the frame states {stated.dtype} of {stated.shape}, for which no {self!r} is: {error}") from error
+            raise FrameError(
+                f"the frame states {stated.dtype} of {stated.shape}, for which no {self!r} is: {error}"
+            ) from error
         begin = container.tensor_of(frame, torch.uint8).data_ptr()
         inside = begin <= tensor.data_ptr() < begin + memoryview(frame).nbytes
         return tensor.clone(memory_format=torch.preserve_format) if inside else tensor

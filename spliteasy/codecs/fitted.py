@@ -37,7 +37,9 @@ class Parameters:
         seen = hashlib.sha256()
         for name, tensor in self.tensors.items():
             if tensor.dtype not in container.DTYPE_NAMES:
-                raise CodecError(f"expected fitted parameters of a dtype of safetensors, found {name!r}: {tensor.dtype}")
+                raise CodecError(
+                    f"expected fitted parameters of a dtype of safetensors, found {name!r}: {tensor.dtype}"
+                )
             seen.update(f"{name} {container.DTYPE_NAMES[tensor.dtype]} {list(tensor.shape)};".encode())
             seen.update(container.bytes_of(tensor))
         self.digest = base64.urlsafe_b64encode(seen.digest()[:16]).decode().rstrip("=")

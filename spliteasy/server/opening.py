@@ -92,7 +92,8 @@ def open_session(config: SessionConfig, tensors: Mapping[str, torch.Tensor], all
     """Build the network, split it, give B its weights and start a session; A and C are forgotten.
 
     ``tensors`` are B's weights and the parameters of fitted codecs, which only the session's codecs hold on to. Raises
-    `FrameError` if these have other digests than announced or no chain names them, `CodecError` if a chain names others, what `models.build`, `split`, `Codecs` and the optimizer raise for names they do not know, and `SplitError`
+    `FrameError` if these have other digests than announced or no chain names them, `CodecError` if a chain names
+    others, what `models.build`, `split`, `Codecs` and the optimizer raise for names they do not know, and `SplitError`
     when this machine's libraries trace the network differently from the device's.
     """
     codecs, weights = _agreed(config, tensors)
@@ -128,7 +129,7 @@ def _agreed(config: SessionConfig, tensors: Mapping[str, torch.Tensor]) -> tuple
     """
     held, weights = receive_shipped(tensors, config.fitted)
     codecs = Codecs.from_dict(config.codecs)
-    codecs.require_fitted()
+    codecs.require_fitted(single=len(config.cuts) == 1)
     came, named = {parameters.digest for parameters in held}, {parameters.digest for parameters in codecs.shipped}
     if named - came:
         raise CodecError(
