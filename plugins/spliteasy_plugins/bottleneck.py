@@ -17,19 +17,17 @@ from spliteasy_plugins.subspace import factor, leading, mean_of, product, uprigh
 
 __all__ = ["Bottleneck"]
 
-RIDGE = 0.01
-"""The share of the weight that is spread over all directions alike: what the calibration gradients happened not to
-touch still counts a little."""
-
 NEGLIGIBLE = 1e-12
 """Eigenvalues below this share of the largest are rounding errors; their components are left zero."""
 
 
 class Bottleneck(Projection):
     """The encoder E and decoder D of rank ``components`` that minimise ``mean ||G^(1/2) (y - D E y)||^2`` over the
-    calibration vectors y = x - m, where G = mean g g^T + 0.01 (mean g^T g / d) I is the second moment of the gradients
-    g of the loss at the cut, and a ridge. (To first order an error e changes the loss by g^T e, whose square is e^T G
-    e in the mean.)
+    calibration vectors y = x - m, where G is the second moment of the gradients g of the loss at the cut. (To first
+    order an error e changes the loss by g^T e, whose square is e^T G e in the mean.) G is estimated from the
+    calibration gradients as (1 - s) mean g g^T + s (mean g^T g / d) I, with the share s of Chen, Wiesel, Eldar and
+    Hero, Shrinkage algorithms for MMSE covariance estimation (IEEE Transactions on Signal Processing 58, 2010,
+    equation 23): the fewer and the more alike in all directions they are, the less they count.
 
     With R^T R = mean y y^T, and W the leading eigenvectors of R G R^T with eigenvalues L: D = R^T W, E = L^-1 W^T R G,
     then each column of D is scaled to length 1 and its row of E inversely. D E is a projection (E D = I). Where the
@@ -56,8 +54,7 @@ class Bottleneck(Projection):
         """``encoder`` E and ``decoder`` D^T, both (components, d), and ``mean`` (d,) if centered."""
         mean = mean_of(rows) if centered else None
         moment = factor(rows, mean, self.components)  # R
-        touched = factor(felt, None, self.components) if felt else moment[:0]  # its own moment is G, but for the ridge
-        ridge = RIDGE * float(touched.double().square().sum()) / moment.shape[1] or 1.0
+        touched, ridge = _weight(felt, moment.shape[1], self.components)
         across = product(moment, touched)
         values, vectors = leading(across @ across.T + ridge * product(moment, moment), self.components)
         decoder = weighted_sum(vectors, moment)
@@ -67,3 +64,17 @@ class Bottleneck(Projection):
         decoder = torch.where(kept[:, None], decoder / lengths, 0.0)
         encoder = torch.where(kept[:, None], encoder * lengths / values[:, None], 0.0)
         return {"encoder": encoder, "decoder": decoder, **({} if mean is None else {"mean": mean})}
+
+
+def _weight(felt: Sequence[torch.Tensor], entries: int, components: int) -> tuple[torch.Tensor, float]:
+    """T (m, entries) and a ridge r with G = T^T T + r I; no rows and 1 without gradients other than zero."""
+    touched = factor(felt, None, components) if felt else torch.zeros(0, entries)
+    moment = product(touched, touched)
+    trace, square = float(moment.trace()), float(moment.square().sum())
+    if not trace:
+        return touched[:0], 1.0
+    count = sum(map(len, felt))
+    spread = (count + 1 - 2 / entries) * (square - trace**2 / entries)
+    above = (1 - 2 / entries) * square + trace**2
+    share = above / spread if spread > above else 1.0
+    return touched * (1 - share) ** 0.5, share * trace / entries

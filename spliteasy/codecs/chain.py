@@ -109,6 +109,9 @@ class Chain:
         that is fitted already is left as it is, and tensors that are not floating are left alone. Raises
         ``CodecError`` if the tensors do not suffice.
         """
+        last = max((self.tensor_codecs.index(stage) for stage in self.unfitted), default=-1)
+        if last < 0:
+            return self
         values = [_plain(tensor).contiguous() for tensor in tensors]
         specs = [TensorSpec.of(tuple(value.shape), value.dtype) for value in values]
         felt = _paired(values, gradients)
@@ -119,7 +122,7 @@ class Chain:
                 stage = stage.fit([values[place] for place in floating], [felt[place] for place in floating], message)
             fitted.append(stage)
             for place, (value, spec) in enumerate(zip(values, specs, strict=True)):
-                if stage.lossless or spec.dtype.is_floating_point:
+                if index < last and (stage.lossless or spec.dtype.is_floating_point):
                     with Context(message).turn(index, spec) as own:
                         values[place], _ = split(stage, stage.encode(value, own), spec)
                     specs[place] = stage.out(spec)
