@@ -286,6 +286,10 @@ def test_chains_are_fitted_from_left_to_right_and_only_once() -> None:
     assert len(chain.shipped) == 2 and not chain.unfitted and chain.fit([drawn(9, 9)]) == chain
     assert se.codec(repr(chain)) == chain and chain != se.codec("pca(6) | bottleneck(2) | fp16").fit([x + x * x])
     assert roundtrip(chain, x).shape == x.shape
+    twice = se.codec("pca(6) | pca(6, axis='channel') | pca(3) | pca(3)").fit([x])
+    assert not twice.unfitted and torch.allclose(
+        roundtrip(twice, x), roundtrip(se.codec("pca(3)").fit([x]), x), atol=1e-4
+    )
 
 
 # Calibration
@@ -528,7 +532,8 @@ def _first(planes: dict[str, torch.Tensor]) -> str:
         (lambda config, planes: config.update(codecs={"activations": "raw"}), "FrameError"),
         (lambda config, planes: config["codecs"].update(activations="pca(4)"), "CodecError"),
         (lambda config, planes: config["codecs"].update(outputs=f"pca(4, fitted='{'A' * 22}')"), "CodecError"),
-        (lambda config, planes: config["codecs"].update(outputs=f"pca(5, fitted={config['fitted'][0]!r})"), "CodecError"),
+        (lambda config, planes: config["codecs"].update(outputs=f"pca(5, fitted={config['fitted'][0]!r})"),
+         "CodecError"),
         (lambda config, planes: config["codecs"].update(outputs=f"bottleneck(4, fitted={config['fitted'][0]!r})"),
          "CodecError"),
     ],

@@ -109,9 +109,9 @@ class Chain:
         that is fitted already is left as it is, and tensors that are not floating are left alone. Raises
         ``CodecError`` if the tensors do not suffice.
         """
-        last = max((self.tensor_codecs.index(stage) for stage in self.unfitted), default=-1)
-        if last < 0:
+        if not self.unfitted:
             return self
+        last = max(index for index, stage in enumerate(self.tensor_codecs) if stage in self.unfitted)
         values = [_plain(tensor).contiguous() for tensor in tensors]
         specs = [TensorSpec.of(tuple(value.shape), value.dtype) for value in values]
         felt = _paired(values, gradients)
