@@ -19,6 +19,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 from spliteasy import data, errors
+from spliteasy.calibrating import calibrate
 from spliteasy.codecs import Chain, codec, list_codecs
 from spliteasy.cuts import Cut, Cuts, find_cuts
 from spliteasy.gradients import gradient_cosine
@@ -48,6 +49,7 @@ __all__ = [
     "StepRecord",
     "Trainer",
     "__version__",
+    "calibrate",
     "codec",
     "data",
     "errors",

@@ -29,6 +29,10 @@ _COLORS = {"a_forward": "#1b9e77", "a_backward": "#66c2a5", "c": "#a6d854", "upd
            "b_backward": "#b3b0d8"}  # fmt: skip
 
 
+_FITTED = "fitted, once"
+"""The row of `RunLog.summary` for parameters shipped when the session opened."""
+
+
 @dataclass(frozen=True)
 class StepRecord:
     """One finished step: its loss, seconds by phase (`PHASES`), and bytes by message.
@@ -91,11 +95,16 @@ class Stopwatch:
 
 @dataclass
 class RunLog(Sequence[StepRecord]):
-    """The steps of a run, in order, and the evaluations made on the way."""
+    """The steps of a run, in order, and the evaluations made on the way.
+
+    ``fitted_bytes`` is the size of the parameters that codecs were fitted to, as they are shipped once, when the
+    session opens (in-process they would have to be, so they count too); no step's bytes include it.
+    """
 
     title: str = "training"
     records: list[StepRecord] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
+    fitted_bytes: int = 0
 
     def __len__(self) -> int:
         return len(self.records)
@@ -114,7 +123,7 @@ class RunLog(Sequence[StepRecord]):
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row a step: loss, samples, learning rate, ``seconds.PHASE``, ``bytes.MESSAGE.KIND``,
-        ``saturated.MESSAGE``."""
+        ``saturated.MESSAGE``; ``fitted_bytes`` is in its ``attrs``."""
         import pandas
 
         rows = []
@@ -132,10 +141,16 @@ class RunLog(Sequence[StepRecord]):
                 row |= {f"bytes.{message}.{kind}": getattr(size, kind) for kind in ("raw", "frame", "http")}
             row |= {f"saturated.{message}": record.saturated.get(message, 0) for message in MESSAGES}
             rows.append(row)
-        return pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=_columns(), dtype=float)
+        frame = pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=_columns(), dtype=float)
+        frame.attrs["fitted_bytes"] = self.fitted_bytes
+        return frame
 
     def summary(self) -> pandas.DataFrame:
-        """Mean bytes a step by message and in total; the saving is raw over what was sent (HTTP, frames in-process)."""
+        """Mean bytes a step by message and in total; the saving is raw over what was sent (HTTP, frames in-process).
+
+        If codecs are fitted, a last row ``fitted, once`` has the bytes of their parameters, not divided by the steps
+        and not in the total.
+        """
         import pandas
 
         rows = {}
@@ -148,6 +163,14 @@ class RunLog(Sequence[StepRecord]):
                 "frame": size.frame / steps,
                 "http": size.http / steps,
                 "saving": size.raw / sent if sent else float("nan"),
+            }
+        if self.fitted_bytes:
+            over_http = any(size.http for size in sizes.values())
+            rows[_FITTED] = {
+                "raw": 0.0,
+                "frame": float(self.fitted_bytes),
+                "http": float(self.fitted_bytes if over_http else 0),
+                "saving": float("nan"),
             }
         table = pandas.DataFrame.from_dict(rows, orient="index")
         table.index.name = "message"
@@ -218,7 +241,7 @@ def _plot_seconds(axes: Any, log: RunLog) -> None:
 
 def _plot_bytes(axes: Any, log: RunLog) -> None:
     """Two bars a message: uncompressed, and what was sent."""
-    table = log.summary().drop(index="total")
+    table = log.summary().drop(index=["total", _FITTED], errors="ignore")
     sent = table["http"].where(table["http"] > 0, table["frame"])
     places = range(len(table))
     axes.barh([p - 0.2 for p in places], table["raw"] / 1e6, 0.38, color="#d9d9d9", label="raw")

@@ -47,9 +47,10 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 class Trainer:
     """Trains a `Split`, in this process (``server=None``) or with a server.
 
-    ``codecs`` are the chains of the four messages, ``optimizer`` is a `torch.optim` name with its arguments, ``loss`` a
-    name of `torch.nn.functional` or a callable, ``backward`` is ``exact`` or ``auxiliary-label``, ``link`` an emulated
-    network, ``clip_norm`` the largest global gradient norm. A and C share one optimizer; B has one of the same kind.
+    ``codecs`` are the chains of the four messages (fitted ones as `calibrate` returns them), ``optimizer`` is a
+    `torch.optim` name with its arguments, ``loss`` a name of `torch.nn.functional` or a callable, ``backward`` is
+    ``exact`` or ``auxiliary-label``, ``link`` an emulated network, ``clip_norm`` the largest global gradient norm. A
+    and C share one optimizer; B has one of the same kind.
 
     With chain ``raw`` and ``backward="exact"`` every parameter, buffer and optimizer state equals the unsplit model's
     after any number of steps, to the bit, for the same build, device and thread count. A step that fails leaves the
@@ -77,7 +78,8 @@ class Trainer:
         self.split, self.codecs, self.seed, self.clip_norm = split, as_codecs(codecs), seed, clip_norm
         self.loss_name, self.loss = loss, make_loss(loss)
         self.optimizer = check_optimizer(optimizer or {"name": "SGD", "lr": 0.01})
-        self.log = RunLog(repr(split).splitlines()[0])
+        fitted_bytes = self.codecs.fitted_bytes if split.cuts else 0
+        self.log = RunLog(repr(split).splitlines()[0], fitted_bytes=fitted_bytes)
         self._method = backward_method(backward)
         self._streams = Streams(self.codecs, seed)
         self._updater = Updater(self._own_parameters(), self.optimizer)

@@ -94,7 +94,7 @@ class InProcess:
 
 
 class HTTP:
-    """A session on a server. Opening it sends the configuration and B's weights.
+    """A session on a server. Opening it sends the configuration and ``tensors``: B's weights and fitted parameters.
 
     Raises `ConnectionLost` when no server answers, `ProtocolError` when something else does, and the server's own
     error, by name, when it refuses.
@@ -104,7 +104,7 @@ class HTTP:
         self,
         url: str,
         config: Mapping[str, Any],
-        weights: Mapping[str, torch.Tensor],
+        tensors: Mapping[str, torch.Tensor],
         *,
         link: Link | None = None,
         timeout: float = 600.0,
@@ -112,7 +112,7 @@ class HTTP:
         self.url, self._link = url.rstrip("/"), link
         self._connection = Connection(self.url, timeout)
         self._headers: dict[str, str] = {}
-        body = save_tensors(weights, {"session": json.dumps(dict(config))})
+        body = save_tensors(tensors, {"session": json.dumps(dict(config))})
         answer = self._json("POST", "/v1/sessions", [body])
         names = [answer.get("session"), answer.get("token")]
         if not all(isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_\-]{1,200}", name) for name in names):

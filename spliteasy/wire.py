@@ -21,6 +21,8 @@ from spliteasy.codecs import container
 from spliteasy.codecs.base import Codec, Context, TensorSpec
 from spliteasy.codecs.chain import Chain, codec
 from spliteasy.codecs.finite import all_finite
+from spliteasy.codecs.fitted import Parameters
+from spliteasy.codecs.shipping import shipped_bytes
 from spliteasy.errors import CodecError, FrameError, NonFiniteError, TrainingError
 from spliteasy.strides import is_offset, is_pattern, laid_out, offset_of, pattern_of, placed
 
@@ -73,6 +75,26 @@ class Codecs:
         """The chain agreed for a message."""
         chain: Chain = getattr(self, message)
         return chain
+
+    @property
+    def shipped(self) -> tuple[Parameters, ...]:
+        """The fitted parameters of all chains, each once: what travels when a session opens."""
+        held = [parameters for message in MESSAGES for parameters in self.chain(message).shipped]
+        return tuple({parameters.digest: parameters for parameters in held}.values())
+
+    @property
+    def fitted_bytes(self) -> int:
+        """What the fitted parameters take when they are shipped, headers included; 0 if no codec is fitted."""
+        return shipped_bytes(self.shipped)
+
+    def require_fitted(self, *, single: bool) -> None:
+        """Raise `CodecError` if a codec is still to be fitted that the messages of a single or double split need."""
+        for message in ("activations", "input_gradients") if single else MESSAGES:
+            for stage in self.chain(message).unfitted:
+                raise CodecError(
+                    f"Expected fitted codecs, found {stage!r} in the chain of {message}, which is not. Call codecs = "
+                    "se.calibrate(split, codecs, loader) and give the trainer the codecs that it returns."
+                )
 
     def to_dict(self) -> dict[str, str]:
         """The notation of each chain, as it is agreed when a session opens."""

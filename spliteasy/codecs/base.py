@@ -43,7 +43,17 @@ if TYPE_CHECKING:
     from spliteasy.codecs.chain import Chain
     from spliteasy.codecs.fitted import Parameters
 
-__all__ = ["BytesCodec", "BytesLike", "Codec", "Context", "PlaneBound", "Planes", "TensorCodec", "TensorSpec"]
+__all__ = [
+    "BytesCodec",
+    "BytesLike",
+    "Codec",
+    "Context",
+    "PlaneBound",
+    "Planes",
+    "TensorCodec",
+    "TensorSpec",
+    "arguments_of",
+]
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
 """Anything whose bytes can be read without a copy; of a NumPy array, its ``data``."""
@@ -265,6 +275,11 @@ class BytesCodec(Codec):
     def bound(self, nbytes: int) -> int:
         """The most bytes that ``encode`` may return for ``nbytes`` bytes."""
         return nbytes + nbytes // 64 + 4096
+
+
+def arguments_of(codec: Codec) -> dict[str, Any]:
+    """The arguments that ``codec`` was made with, by name."""
+    return {parameter.name: getattr(codec, parameter.name) for parameter in _parameters(type(codec))}
 
 
 @functools.cache
