@@ -27,11 +27,11 @@ import hashlib
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -124,9 +124,12 @@ class Context:
     filled by encode and by decode alike (in opposite order, so a codec that may stand twice in a chain puts ``stage``
     into its keys). ``state``: this stream's state; it starts as the committed state, and what is left in it after the
     call is the proposal that the committed step commits. ``seed``, ``step``, ``message``, ``tensor`` (index within
-    the message) and ``stage`` seed the ``generator``. ``spec`` describes the tensor in hand; the chain sets it, and
-    ``stage``, before each codec's turn. ``counts`` is for what encoding has to tell those who measure: elements that
-    were cut off at the largest representable number are added up under ``saturated``.
+    the message), ``stage`` and ``within`` (the stages that a chain within a codec stands in) seed the ``generator``.
+    ``spec`` describes the tensor in hand; the chain sets it, and ``stage``, before each codec's turn. ``counts`` is for
+    what encoding has to tell those who measure: elements that were cut off at the largest representable number are
+    added up under ``saturated``.
+
+    State is saved with the session, so it holds tensors, what JSON can hold, and dicts of these by name.
     """
 
     message: str = "activations"
@@ -139,6 +142,7 @@ class Context:
     stage: int = 0
     spec: TensorSpec | None = None
     counts: dict[str, int] = field(default_factory=dict)
+    within: tuple[int, ...] = ()
 
     @property
     def gradient(self) -> bool:
@@ -152,7 +156,8 @@ class Context:
     @cached_property
     def generator(self) -> torch.Generator:
         """A CPU generator of this stage's own, the same on both sides of the wire and in every retry."""
-        name = f"{self.seed}/{self.step}/{self.message}/{self.tensor}/{self.stage}"
+        place = ".".join(map(str, (*self.within, self.stage)))
+        name = f"{self.seed}/{self.step}/{self.message}/{self.tensor}/{place}"
         digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
@@ -164,6 +169,11 @@ class Context:
         yield own
         if own.state:
             self.state[str(stage)] = own.state
+
+    def nested(self, state: dict[str, Any]) -> Context:
+        """This context for a chain within the codec in turn: random numbers of its own, and ``state``, which is the
+        codec's to keep; ``pair`` and ``counts`` are shared."""
+        return replace(self, within=(*self.within, self.stage), stage=0, spec=None, state=state)
 
 
 class Codec(ABC):
@@ -237,6 +247,12 @@ class TensorCodec(Codec):
     @abstractmethod
     def bounds(self, spec: TensorSpec) -> dict[str, PlaneBound]:
         """The dtype and largest size of every plane, so that decoding can check before it allocates."""
+
+    def fit(self, tensors: Sequence[torch.Tensor]) -> Self:
+        """This codec with what it takes from data found on calibration tensors, each one a message's tensor (a batch):
+        another codec where there is something to find, else this one. Raises ``CodecError`` if they do not
+        suffice."""
+        return self
 
 
 class BytesCodec(Codec):

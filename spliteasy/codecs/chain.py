@@ -101,7 +101,7 @@ class Chain:
         specs = [TensorSpec.of(tuple(value.shape), value.dtype) for value in values]
         fitted: list[Codec] = []
         for index, stage in enumerate(self.tensor_codecs):
-            if isinstance(stage, FittedCodec) and not stage.shipped:
+            if not (isinstance(stage, FittedCodec) and stage.shipped):
                 stage = stage.fit(values)
             fitted.append(stage)
             for place, (value, spec) in enumerate(zip(values, specs, strict=True)):
@@ -163,10 +163,10 @@ class Chain:
         return tensor.clone(memory_format=torch.preserve_format) if inside else tensor
 
     def encode_planes(
-        self, tensor: torch.Tensor, context: Context | None = None
+        self, tensor: torch.Tensor, context: Context | None = None, spec: TensorSpec | None = None
     ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """The planes of ``tensor``, flat, contiguous and on the CPU, and the notes (JSON) that decoding needs beside
-        them.
+        them. ``spec`` says what the dimensions are, where the tensor is not a message's but what a codec made of it.
 
         Planes that no codec changed are views of the tensor's memory. The notes hold ``layout`` where it is not the
         default one, and ``packed`` for planes that the bytes codecs made smaller: dtype, number of elements, then the
@@ -175,7 +175,7 @@ class Chain:
         context = context or Context()
         tensor = _plain(tensor)
         lies = layout.layout_of(tensor)
-        spec = TensorSpec.of(tuple(tensor.shape), tensor.dtype)
+        spec = spec or TensorSpec.of(tuple(tensor.shape), tensor.dtype)
         order = self._order(spec, lies)
         value = layout.memory_order(tensor, order)
         planes: dict[str, torch.Tensor] = {}
