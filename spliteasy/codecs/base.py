@@ -129,7 +129,8 @@ class Context:
     what encoding has to tell those who measure: elements that were cut off at the largest representable number are
     added up under ``saturated``.
 
-    State is saved with the session, so it holds tensors, what JSON can hold, and dicts of these by name.
+    State is saved with the session, so it holds tensors (in memory of their own: the one in hand is the caller's), what
+    JSON can hold, and dicts of these by name.
     """
 
     message: str = "activations"

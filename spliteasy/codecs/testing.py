@@ -24,7 +24,8 @@ from spliteasy.codecs.chain import Chain
 from spliteasy.codecs.chain import codec as read
 from spliteasy.codecs.container import bytes_of
 from spliteasy.codecs.finite import all_finite
-from spliteasy.errors import FrameError, SplitEasyError
+from spliteasy.codecs.state import flatten, unflatten
+from spliteasy.errors import CodecError, FrameError, SplitEasyError
 
 __all__ = ["check_codec", "example_tensors"]
 
@@ -174,6 +175,19 @@ def _check_stream(chain: Chain) -> None:
             (first, decoded), (second, repeated) = attempts
             assert first == second and _same(decoded, repeated), f"{chain!r}: a retried step {step} differs"
             committed = (sender.state, receiver.state)
+            for state in committed:
+                _check_saved(chain, state)
+
+
+def _check_saved(chain: Chain, state: dict[str, Any]) -> None:
+    """State that was saved and loaded again is the same."""
+    try:
+        tensors, metadata = flatten(state)
+    except CodecError as error:
+        raise AssertionError(f"{chain!r} keeps state that cannot be saved: {error}") from None
+    again, rest = flatten(unflatten(tensors, metadata))
+    same = again.keys() == tensors.keys() and all(_same(again[name], tensors[name]) for name in tensors)
+    assert same and rest == metadata, f"{chain!r}: state differs once saved and loaded"
 
 
 def _check_damage(chain: Chain, tensor: torch.Tensor) -> None:

@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException
 import spliteasy
 from spliteasy import errors
 from spliteasy.codecs import container
+from spliteasy.codecs.state import flatten
 from spliteasy.errors import FrameError, SplitEasyError
 from spliteasy.server.compute import ComputeThread
 from spliteasy.server.opening import SessionConfig, open_session
@@ -90,6 +91,11 @@ def create_app(
     def optimizer(identifier: str) -> Response:
         current = session(identifier)
         return _bytes(computed(lambda: save_tensors(*flatten_state(current.updater.state()))))
+
+    @app.get("/v1/sessions/<identifier>/codecs")
+    def codecs(identifier: str) -> Response:
+        current = session(identifier)
+        return _bytes(computed(lambda: save_tensors(*flatten(current.streams.state()))))
 
     @app.delete("/v1/sessions/<identifier>")
     def close(identifier: str) -> Response:
