@@ -303,6 +303,6 @@ def test_fitting_reaches_inside_and_parameters_are_shipped() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::spliteasy_plugins.feedback.ErrorFeedbackWarning")
-@pytest.mark.parametrize("notation", ["ef('c3(2) | fp16')", "ef('powersgd(2)') | zstd(1)"])
+@pytest.mark.parametrize("notation", ["ef('c3(2) | powersgd(2) | fp16') | zstd(1)"])
 def test_around_other_codecs_it_keeps_the_contract(notation: str) -> None:
     check_codec(notation)

@@ -17,6 +17,7 @@ from spliteasy.codecs import Chain, Codec, Context, Parameters, PlaneBound, Tens
 from spliteasy.codecs.base import Planes
 from spliteasy.codecs.finite import all_finite
 from spliteasy.errors import CodecError
+from spliteasy_plugins.magnitudes import working
 
 __all__ = ["ErrorFeedback", "ErrorFeedbackWarning"]
 
@@ -78,12 +79,7 @@ class ErrorFeedback(TensorCodec):
             return {_outside(name): plane for name, plane in planes.items()}
         memory = state.get("error")
         if memory is None and not context.gradient:
-            warnings.warn(
-                f"{self!r} on {context.message}: its memory is added to other samples in the next step, which did not "
-                "help where it was tried. It is meant for gradients.",
-                ErrorFeedbackWarning,
-                stacklevel=2,
-            )
+            self._warn(context.message)
         # The other side's decoder, with its own state, and what it knows of the pair before this message.
         mirror = replace(context.nested(state.get("decoder", {})), pair=dict(context.pair), counts={})
         x = _row_major(x)
@@ -113,6 +109,14 @@ class ErrorFeedback(TensorCodec):
         """The planes of the inner chain."""
         return {_outside(name): bound for name, bound in self._inner.bounds(spec).items()}
 
+    def _warn(self, message: str) -> None:
+        warnings.warn(
+            f"{self!r} on {message}: its memory is added to other samples in the next step, which did not help where "
+            "it was tried. It is meant for gradients.",
+            ErrorFeedbackWarning,
+            stacklevel=3,
+        )
+
     def _require_shape(self, spec: TensorSpec) -> None:
         if spec.shape is None:
             raise CodecError(f"{self!r} needs a tensor of known shape; put it before codecs that leave a flat vector")
@@ -141,13 +145,12 @@ def _fits(x: torch.Tensor, memory: torch.Tensor | None) -> bool:
 
 def _with_memory(x: torch.Tensor, memory: torch.Tensor | None) -> torch.Tensor:
     """``x + e`` in the dtype of the memory."""
-    working = torch.float64 if x.dtype is torch.float64 else torch.float32
     if memory is None or not _fits(x, memory):
-        return x.to(working)
+        return x.to(working(x.dtype))
     if x.shape == memory.shape:
         return x + memory
     rows = min(len(x), len(memory))
-    total = x.to(working, copy=True)
+    total = x.to(working(x.dtype), copy=True)
     total[:rows] += memory[:rows]
     return total
 
