@@ -271,13 +271,17 @@ class Trainer:
         copy_weights(self._transport.weights(), own)
 
     def state_dict(self) -> dict[str, Any]:
-        """``model`` and ``optimizer`` as the unsplit model and its optimizer would give them."""
+        """``model`` and ``optimizer`` as the unsplit model and its optimizer would give them; where codecs keep state,
+        also ``codecs``: that of the ``device`` and of the ``server``, by message and slot."""
         self.pull()
         states = self._updater.state() | self._named(self._transport.optimizer_state() if self._transport else {})
         names = [name for name, _ in self.split.model.named_parameters()]
         group = {**self._settings, "lr": self.learning_rate, "params": list(range(len(names)))}
         state = {index: states[name] for index, name in enumerate(names) if name in states}
-        return {"model": self.split.state_dict(), "optimizer": {"state": state, "param_groups": [group]}}
+        whole = {"model": self.split.state_dict(), "optimizer": {"state": state, "param_groups": [group]}}
+        theirs = self._transport.codec_state() if self._transport else {}
+        codecs = {"device": self._streams.state(), "server": theirs}
+        return whole | ({"codecs": codecs} if any(codecs.values()) else {})
 
     def close(self) -> None:
         """Bring B's weights home and end the session on the server. Closing twice does no harm."""

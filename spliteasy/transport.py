@@ -16,6 +16,7 @@ import torch
 
 from spliteasy import errors
 from spliteasy.codecs import container
+from spliteasy.codecs.state import unflatten
 from spliteasy.errors import ProtocolError, ServerError, SplitEasyError
 from spliteasy.heads import authorization, session_path, step_path
 from spliteasy.http1 import Connection
@@ -58,6 +59,9 @@ class Transport(Protocol):
     def optimizer_state(self) -> dict[str, dict[str, Any]]:
         """B's optimizer state by parameter."""
 
+    def codec_state(self) -> dict[str, dict[str, Any]]:
+        """The state of the server's codecs, by message and slot."""
+
     def close(self) -> None:
         """End the session."""
 
@@ -85,6 +89,9 @@ class InProcess:
 
     def optimizer_state(self) -> dict[str, dict[str, Any]]:
         return self.session.updater.state()
+
+    def codec_state(self) -> dict[str, dict[str, Any]]:
+        return self.session.streams.state()
 
     def close(self) -> None:
         """Nothing to end: the session shares the model."""
@@ -141,6 +148,10 @@ class HTTP:
     def optimizer_state(self) -> dict[str, dict[str, Any]]:
         body, _, _ = self._call("GET", f"{self._path}/optimizer", [])
         return unflatten_state(load_tensors(body), container.read(body)[1])
+
+    def codec_state(self) -> dict[str, dict[str, Any]]:
+        body, _, _ = self._call("GET", f"{self._path}/codecs", [])
+        return unflatten(load_tensors(body), container.read(body)[1])
 
     def close(self) -> None:
         """End the session and the connection. A server that is gone has nothing to end."""

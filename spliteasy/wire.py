@@ -23,6 +23,7 @@ from spliteasy.codecs.chain import Chain, codec
 from spliteasy.codecs.finite import all_finite
 from spliteasy.codecs.fitted import Parameters
 from spliteasy.codecs.shipping import shipped_bytes
+from spliteasy.codecs.state import flatten
 from spliteasy.errors import CodecError, FrameError, NonFiniteError, TrainingError
 from spliteasy.strides import is_offset, is_pattern, laid_out, offset_of, pattern_of, placed
 
@@ -181,6 +182,28 @@ class Streams:
         self._state |= self._proposed
         self._proposed = {}
 
+    def state(self) -> dict[str, dict[str, Any]]:
+        """The committed state by message and slot (as text): tensors, JSON values and dicts of these. Empty where no
+        codec keeps any. `spliteasy.codecs.state` makes tensors by name and JSON of it."""
+        found: dict[str, dict[str, Any]] = {}
+        for (name, slot), state in sorted(self._state.items()):
+            found.setdefault(name, {})[str(slot)] = dict(state)
+        return found
+
+    def load_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Go on from what `state` gave; a step that is under way is dropped. Raises `CodecError` if it is none."""
+        loaded: dict[tuple[str, int], dict[str, Any]] = {}
+        for name, slots in state.items():
+            for slot, kept in slots.items() if name in MESSAGES and isinstance(slots, Mapping) else [("", None)]:
+                if not slot.isdecimal() or not isinstance(kept, Mapping):
+                    raise CodecError(
+                        f"Expected the codecs' state by message and slot, found {_brief(slots)} for {_brief(name)}."
+                    )
+                flatten(kept)
+                loaded[name, int(slot)] = copy.deepcopy(dict(kept))
+        self._state = loaded
+        self.begin()
+
     def encode(self, message: Message, step: int, training: bool = True) -> Frame:
         """The frame of a message. Raises `NonFiniteError` if a tensor holds NaN or infinity."""
         chain = self.codecs.chain(message.name)
@@ -195,6 +218,7 @@ class Streams:
             _require_finite(tensor, message.name, slot)
             context = self._context(message.name, slot, step, training)
             made, notes = chain.encode_planes(tensor, context)
+            self._propose(context)
             counts.update({what: number for what, number in context.counts.items() if number})
             planes |= {f"{slot}:{name}": plane for name, plane in made.items()}
             entry = {"shape": list(tensor.shape), "dtype": container.DTYPE_NAMES[tensor.dtype], **notes}
@@ -306,16 +330,22 @@ class Streams:
             raise FrameError(f"Expected the strides of tensor {slot} of {name} as a pattern, found {_brief(strides)}.")
         if not is_offset(offset, size) or (offset and not chain.lossless):
             raise FrameError(f"Expected the offset of tensor {slot} of {name} within 64 bytes, found {_brief(offset)}.")
-        tensor = chain.decode_planes(planes, notes, spec, self._context(name, slot, step, training))
+        context = self._context(name, slot, step, training)
+        tensor = chain.decode_planes(planes, notes, spec, context)
+        self._propose(context)
         _require_finite(tensor, name, slot)
         return placed(tensor, offset) if strides is None else laid_out(tensor, strides, offset)
 
     def _context(self, name: str, slot: int, step: int, training: bool) -> Context:
         state = copy.deepcopy(self._state.get((name, slot), {}))
-        if training:
-            self._proposed[name, slot] = state
         pair = self._pairs.setdefault((_SIDE[name], slot), {}) if training else {}
         return Context(message=name, training=training, step=step, seed=self.seed, tensor=slot, pair=pair, state=state)
+
+    def _propose(self, context: Context) -> None:
+        """What the codecs left in the context is for the step to commit, if it could be saved."""
+        if context.training and context.state:
+            flatten(context.state)
+            self._proposed[context.message, context.tensor] = context.state
 
 
 def empty_buffer(length: int) -> memoryview:

@@ -92,9 +92,9 @@ class Chain:
         return tuple({held.digest: held for stage in self.codecs for held in stage.shipped}.values())
 
     @property
-    def unfitted(self) -> tuple[FittedCodec, ...]:
+    def unfitted(self) -> tuple[TensorCodec, ...]:
         """The codecs that must be fitted before the chain can be used."""
-        return tuple(stage for stage in self.tensor_codecs if isinstance(stage, FittedCodec) and not stage.shipped)
+        return tuple(inner for stage in self.tensor_codecs for inner in stage.unfitted)
 
     def fit(
         self,
@@ -111,13 +111,13 @@ class Chain:
         """
         if not self.unfitted:
             return self
-        last = max(index for index, stage in enumerate(self.tensor_codecs) if stage in self.unfitted)
+        last = max(index for index, stage in enumerate(self.tensor_codecs) if stage.unfitted)
         values = [_plain(tensor).contiguous() for tensor in tensors]
         specs = [TensorSpec.of(tuple(value.shape), value.dtype) for value in values]
         felt = _paired(values, gradients)
         fitted: list[Codec] = []
         for index, stage in enumerate(self.tensor_codecs):
-            if isinstance(stage, FittedCodec) and not stage.shipped:
+            if stage.unfitted:
                 floating = [place for place, spec in enumerate(specs) if spec.dtype.is_floating_point]
                 stage = stage.fit([values[place] for place in floating], [felt[place] for place in floating], message)
             fitted.append(stage)
@@ -194,10 +194,10 @@ class Chain:
         return tensor.clone(memory_format=torch.preserve_format) if inside else tensor
 
     def encode_planes(
-        self, tensor: torch.Tensor, context: Context | None = None
+        self, tensor: torch.Tensor, context: Context | None = None, spec: TensorSpec | None = None
     ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """The planes of ``tensor``, flat, contiguous and on the CPU, and the notes (JSON) that decoding needs beside
-        them.
+        them. ``spec`` says what the dimensions are, where the tensor is not a message's but what a codec made of it.
 
         Planes that no codec changed are views of the tensor's memory. The notes hold ``layout`` where it is not the
         default one, and ``packed`` for planes that the bytes codecs made smaller: dtype, number of elements, then the
@@ -206,7 +206,7 @@ class Chain:
         context = context or Context()
         tensor = _plain(tensor)
         lies = layout.layout_of(tensor)
-        spec = TensorSpec.of(tuple(tensor.shape), tensor.dtype)
+        spec = spec or TensorSpec.of(tuple(tensor.shape), tensor.dtype)
         order = self._order(spec, lies)
         value = layout.memory_order(tensor, order)
         planes: dict[str, torch.Tensor] = {}

@@ -16,6 +16,8 @@ from spliteasy.codecs.base import Context, TensorSpec
 from spliteasy.codecs.chain import Chain
 from spliteasy.codecs.container import bytes_of
 from spliteasy.codecs.finite import all_finite
+from spliteasy.codecs.state import flatten, unflatten
+from spliteasy.errors import CodecError
 
 __all__ = ["check_conversation", "check_random_numbers", "same"]
 
@@ -71,11 +73,24 @@ def check_conversation(chain: Chain, dtype: torch.dtype, shape: tuple[int, ...])
             assert repeated, f"{chain!r}, {dtype}: {name} differ when step {step} is tried again"
         for side in sides.values():
             side.commit()
+            for state in side.committed.values():
+                _check_saved(chain, state)
         for name, sender, pair in STEP[:2]:
             evaluated = chain.encode(tensors[name], sides[sender].context(name, pair, step, training=False))
             other = sides["server" if sender == "device" else "device"]
             decoded = chain.decode(evaluated, other.context(name, pair, step, training=False))
             _check_decoded(chain, decoded, tensors[name], f"{chain!r}, {dtype}, {name} in evaluation")
+
+
+def _check_saved(chain: Chain, state: dict[str, Any]) -> None:
+    """State that was saved and loaded again is the same."""
+    try:
+        tensors, metadata = flatten(state)
+    except CodecError as error:
+        raise AssertionError(f"{chain!r} keeps state that cannot be saved: {error}") from None
+    again, rest = flatten(unflatten(tensors, metadata))
+    equal = again.keys() == tensors.keys() and all(same(again[name], tensors[name]) for name in tensors)
+    assert equal and rest == metadata, f"{chain!r}: state differs once saved and loaded"
 
 
 def _attempt(

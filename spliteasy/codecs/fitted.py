@@ -110,6 +110,10 @@ class FittedCodec(TensorCodec):
         for."""
 
     @property
+    def unfitted(self) -> tuple[TensorCodec, ...]:
+        return () if self.shipped else (self,)
+
+    @property
     def shipped(self) -> tuple[Parameters, ...]:
         return () if self._parameters is None else (self._parameters,)
 

@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException
 import spliteasy
 from spliteasy import errors
 from spliteasy.codecs import container
+from spliteasy.codecs.state import flatten
 from spliteasy.errors import FrameError, SplitEasyError
 from spliteasy.heads import FRAME_TYPE, answer_head
 from spliteasy.server.compute import ComputeThread
@@ -90,6 +91,11 @@ def create_app(
     def optimizer(identifier: str) -> Response:
         current = session(identifier)
         return _bytes(computed(lambda: save_tensors(*flatten_state(current.updater.state()))))
+
+    @app.get("/v1/sessions/<identifier>/codecs")
+    def codecs(identifier: str) -> Response:
+        current = session(identifier)
+        return _bytes(computed(lambda: save_tensors(*flatten(current.streams.state()))))
 
     @app.delete("/v1/sessions/<identifier>")
     def close(identifier: str) -> Response:
