@@ -28,6 +28,7 @@ from spliteasy.runlog import Evaluation, RunLog, StepRecord
 from spliteasy.seeding import step_seed
 from spliteasy.server.process import LocalServer
 from spliteasy.splitting import Split, split
+from spliteasy.sweeping import Sweep, sweep
 from spliteasy.trainer import Trainer
 from spliteasy.wire import Bytes, Codecs
 
@@ -44,6 +45,7 @@ __all__ = [
     "RunLog",
     "Split",
     "StepRecord",
+    "Sweep",
     "Trainer",
     "__version__",
     "codec",
@@ -57,6 +59,7 @@ __all__ = [
     "measure",
     "split",
     "step_seed",
+    "sweep",
 ]
 
 
