@@ -1,4 +1,4 @@
-"""VGG-11 and DenseNet-121 at a quarter of their width, for images of 32 × 32: a study's worth of them trains in minutes.
+"""VGG-11 and DenseNet-121 at a quarter of their width, for images of 32 × 32: a study trains many of them.
 
 The layers are torchvision's own, in its own order and under its own names; only the numbers of channels are a quarter,
 and VGG's classifier is one hidden layer, since at 32 × 32 its last pooling leaves one position.

@@ -71,7 +71,7 @@ def read_data(given: str | Sequence[Dataset[Any]] | Callable[[], Sequence[Datase
             raise DataError(f"Expected data sets with a length and items, found {type(part).__name__}, or none in it.")
     if len(held) == 2:
         held[:1] = _hold_out(held[0])
-    x, y = _item(held[0], 0)
+    x, _ = _item(held[0], 0)
     if not isinstance(x, torch.Tensor):
         raise DataError(f"Expected tensors as inputs, found {type(x).__name__}. Convert them in the data set.")
     digest = hashlib.sha256()

@@ -36,12 +36,13 @@ def ray(grid: Grid, runs: Sequence[Run], server: bool | str) -> Rows:
     Raises `TrainingError` if Ray is not installed.
     """
     try:
-        import ray as cluster
+        import ray as installed
     except ImportError:
         raise TrainingError(
             "engine='ray' needs Ray, which is not installed. Install it (pip install 'spliteasy[ray]'), or use "
             "engine='local'."
         ) from None
+    cluster: Any = installed
     started = not cluster.is_initialized()
     if started:
         cluster.init(include_dashboard=False, log_to_driver=False, configure_logging=False)

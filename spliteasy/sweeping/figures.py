@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["crossing", "pareto", "plot_frontier", "plot_rate_error", "plot_time"]
 
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f6000", "#5b3a8c")
-_GREY, _LINE = "#555555", "#bbbbbb"
+_BLACK, _GREY, _LINE = "#000000", "#555555", "#bbbbbb"
 _MARKS = "osD^vPX*"
 
 
@@ -64,7 +65,7 @@ def plot_frontier(result: Sweep) -> Figure:
         front = pareto(size, score)
         colors = [_color(i) if i in front else _GREY for i in range(len(rows))]
         steps = [(size[front[0]], score[front[0]])]
-        for before, place in zip(front, front[1:], strict=False):
+        for before, place in pairwise(front):
             steps += [(size[place], score[before]), (size[place], score[place])]
         axes.plot(*zip(*steps, strict=True), color=_LINE, lw=1.5, zorder=1)
         for place, color in enumerate(colors):
@@ -82,7 +83,8 @@ def plot_frontier(result: Sweep) -> Figure:
         axes.set(xlabel=f"bytes per sample, all messages ({counted})", ylabel="test accuracy, %")
         axes.set_title(f"{where}\n{_finding(result, rows)}", fontsize=10.5, loc="left")
         bars = [[(x, y - s), (x, y + s)] for x, y, s in zip(size, score, spread, strict=True) if s]
-        place_labels(axes, list(zip(size, score, strict=True)), [_short(c) for c in rows["chain"]], colors, bars)
+        names = [_short(chain) for chain in rows["chain"]]
+        place_labels(axes, list(zip(size, score, strict=True)), names, [steps, *bars])
     seeds = int(table["seeds"].max())
     figure.suptitle(
         f"Accuracy against bytes, {seeds} seed{'s' * (seeds > 1)}"
@@ -108,7 +110,7 @@ def plot_time(result: Sweep, rtt_ms: float = 20.0) -> Figure:
         raw = int(rows.index[rows["chain"] == RAW][0]) if (rows["chain"] == RAW).any() else None
         ends, marks = [], []
         for place in range(len(rows)):
-            color = "#000000" if place == raw else _color(place)
+            color = _BLACK if place == raw else _color(place)
             seconds = busy[place] + idle[place] + 8e-6 * sent[place] / speeds
             axes.plot(speeds, seconds, color=color, lw=2 if place == raw else 1.5, ls="--" if place == raw else "-")
             ends.append(color)
@@ -122,7 +124,8 @@ def plot_time(result: Sweep, rtt_ms: float = 20.0) -> Figure:
         axes.set_xlim(speeds[0], speeds[-1])
         axes.grid(True, which="major", color="#eeeeee")
         names = [f"{_short(chain)}{_words(chain, marks)}" for chain in rows["chain"]]
-        _legend(axes, names, ends, raw)
+        order = sorted(range(len(rows)), key=lambda place: -sent[place])  # as the lines lie on the left
+        _legend(axes, [names[place] for place in order], [ends[place] for place in order])
         axes.set_title(f"{where}\n{_advice(marks)}", fontsize=10.5, loc="left")
     figure.suptitle(f"Time against the link, round trip {rtt_ms:g} ms; computing as measured here", fontsize=11)
     return figure
@@ -149,7 +152,7 @@ def plot_rate_error(rows: Any) -> Figure:
     axes = figure.subplots()
     colors = [_color(i) if i in front else _GREY for i in range(len(records))]
     steps = [(bits[front[0]], shown[front[0]])]
-    for before, place in zip(front, front[1:], strict=False):
+    for before, place in pairwise(front):
         steps += [(bits[place], shown[before]), (bits[place], shown[place])]
     axes.plot(*zip(*steps, strict=True), color=_LINE, lw=1.5, zorder=1)
     for place, color in enumerate(colors):
@@ -167,11 +170,11 @@ def plot_rate_error(rows: Any) -> Figure:
         fontsize=10.5, loc="left",
     )  # fmt: skip
     axes.spines[["top", "right"]].set_visible(False)
-    place_labels(axes, list(zip(bits, shown, strict=True)), [_short(r["chain"]) for r in records], colors, [steps])
+    place_labels(axes, list(zip(bits, shown, strict=True)), [_short(r["chain"]) for r in records], [steps])
     return figure
 
 
-def _panels(table: pandas.DataFrame, width: float, height: float) -> tuple[Any, Iterator[tuple[Any, Any]]]:
+def _panels(table: pandas.DataFrame, width: float, height: float) -> tuple[Figure, Iterator[tuple[Any, Any]]]:
     """A figure with axes for each network and cut, at most two in a row."""
     from spliteasy.pictures import Picture
 
@@ -194,8 +197,11 @@ def _finding(result: Sweep, rows: Any) -> str:
     if best.empty:
         return "no chain keeps validation accuracy within a point"
     row = best.iloc[0]
-    spread = f" ± {100 * row['test_difference_sd']:.1f}" if row["test_difference_sd"] == row["test_difference_sd"] else ""
-    return f"{row['saving']:,.0f}× fewer bytes at {100 * row['test_difference']:+.1f}{spread} points: {_short(row['chain'])}"
+    spread = (
+        f" ± {100 * row['test_difference_sd']:.1f}" if row["test_difference_sd"] == row["test_difference_sd"] else ""
+    )
+    saving = f"{row['saving']:,.0f}" if row["saving"] >= 10 else f"{row['saving']:.1f}"
+    return f"{saving}× fewer bytes at {100 * row['test_difference']:+.1f}{spread} points: {_short(row['chain'])}"
 
 
 def _words(chain: str, marks: list[tuple[str, float]]) -> str:
@@ -222,12 +228,10 @@ def _speed(mbps: float) -> str:
     return f"{mbps:.0f} Mbit/s" if mbps >= 10 else f"{mbps:.2g} Mbit/s"
 
 
-def _legend(axes: Any, names: list[str], colors: list[str], raw: int | None) -> None:
+def _legend(axes: Any, names: list[str], colors: list[str]) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [
-        Line2D([], [], color=color, lw=2, ls="--" if place == raw else "-") for place, color in enumerate(colors)
-    ]
+    handles = [Line2D([], [], color=color, lw=2, ls="--" if color == _BLACK else "-") for color in colors]
     axes.legend(handles, names, frameon=False, fontsize=8.5, loc="upper right")
 
 

@@ -34,7 +34,7 @@ AnyChain = Codecs | Chain | Codec | str
 
 @dataclass(frozen=True)
 class Training:
-    """How every run is trained. ``schedule`` is ``constant`` or ``cosine`` (to zero over the epochs, epoch by epoch)."""
+    """How every run is trained. ``schedule`` is ``constant`` or ``cosine``: to zero over the epochs, one by one."""
 
     epochs: int
     batch: int

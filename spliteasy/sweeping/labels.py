@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 __all__ = ["place_labels"]
 
 _ANGLES = np.deg2rad([20, -20, 160, -160, 75, -75, 105, -105, 0, 180, 45, -45, 135, -135])
+_INK = "#222222"
 _DISTANCES = (9, 18, 32, 48, 66, 88)
 """Points (1/72 inch) from a point to its label."""
 
@@ -19,7 +21,6 @@ def place_labels(
     axes: Any,
     points: Sequence[tuple[float, float]],
     texts: Sequence[str],
-    colors: Sequence[str],
     obstacles: Sequence[Sequence[tuple[float, float]]] = (),
     fontsize: float = 8.5,
 ) -> None:
@@ -30,26 +31,31 @@ def place_labels(
     least.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.patheffects import withStroke
 
     figure = axes.get_figure()
     figure.draw_without_rendering()  # a layout engine has now settled where the axes lie
-    renderer, scale = FigureCanvasAgg(figure).get_renderer(), figure.dpi / 72
+    canvas: Any = FigureCanvasAgg(figure)
+    renderer, scale = canvas.get_renderer(), figure.dpi / 72
     places = axes.transData.transform(np.asarray(points, float).reshape(-1, 2))
     covered = [_around(x, y, 4 * scale) for x, y in places]
     for line in obstacles:
         ends = axes.transData.transform(np.asarray(line, float).reshape(-1, 2))
-        for start, end in zip(ends[:-1], ends[1:], strict=True):
+        for start, end in pairwise(ends):
             steps = max(2, int(np.hypot(*(end - start)) / (6 * scale)))
             covered += [_around(x, y, 1.5 * scale) for x, y in np.linspace(start, end, steps)]
     inside = np.array(axes.get_window_extent(renderer).extents)
-    for (x, y), text, color, at in sorted(zip(places, texts, colors, points, strict=True), key=lambda item: -item[0][1]):
-        label = axes.annotate(text, at, (0, 0), textcoords="offset points", fontsize=fontsize, color=color)
+    halo = [withStroke(linewidth=2.5, foreground="white")]
+    for (x, y), text, at in sorted(zip(places, texts, points, strict=True), key=lambda item: -item[0][1]):
+        label = axes.annotate(text, at, (0, 0), textcoords="offset points", fontsize=fontsize, color=_INK, zorder=5)
+        label.set_path_effects(halo)
         box = label.get_window_extent(renderer)
         best: tuple[float, float, float, npt.NDArray[np.float64]] | None = None
         for distance in _DISTANCES:
             for angle in _ANGLES:
                 right, up = distance * np.cos(angle), distance * np.sin(angle)
-                left = x + right * scale - (box.width if np.cos(angle) < -0.3 else 0 if np.cos(angle) > 0.3 else box.width / 2)
+                aside = np.cos(angle)
+                left = x + right * scale - (box.width if aside < -0.3 else 0 if aside > 0.3 else box.width / 2)
                 low = y + up * scale - box.height / 2
                 found = np.array([left, low, left + box.width, low + box.height])
                 cost = sum(_overlap(found, other) for other in covered)
@@ -64,8 +70,8 @@ def place_labels(
         near = np.clip((x, y), found[:2], found[2:])
         if np.hypot(*(near - (x, y))) > 12 * scale:
             axes.annotate(
-                "", at, (near[0] - x) / scale * np.array([1, 0]) + (near[1] - y) / scale * np.array([0, 1]),
-                textcoords="offset points", arrowprops={"arrowstyle": "-", "color": color, "lw": 0.6, "alpha": 0.7},
+                "", at, tuple((near - (x, y)) / scale),
+                textcoords="offset points", arrowprops={"arrowstyle": "-", "color": _INK, "lw": 0.6, "alpha": 0.6},
             )  # fmt: skip
 
 

@@ -34,7 +34,11 @@ class Sweep:
     """
 
     def __init__(
-        self, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], links: Mapping[str, Link], missing: int = 0
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        settings: Mapping[str, Any],
+        links: Mapping[str, Link],
+        missing: int = 0,
     ) -> None:
         import pandas
 
@@ -53,7 +57,7 @@ class Sweep:
           alone, per run, as ``fitted_bytes``) spread over the training; ``counted`` is ``http`` where a socket was
           counted, headers included, and ``frames`` in one process.
         - ``saving``: the bytes of the uncompressed tensors of all messages, without any header, by ``bytes``.
-        - ``device_seconds``, ``server_seconds``, ``codec_seconds``: median step, mean over seeds.
+        - ``device_seconds``, ``server_seconds``, ``codec_seconds``: median step, median over seeds.
         - ``step_seconds.LINK``, ``epoch_seconds.LINK``: computing and codecs as measured, plus what the link needs.
         """
         import pandas
@@ -104,7 +108,9 @@ class Sweep:
         return self
 
     def _summary(self, key: dict[str, Any], group: pandas.DataFrame) -> dict[str, Any]:
-        baseline = self.rows[(self.rows["chain"] == RAW) & (self.rows[KEYS[:2]] == [key["model"], key["cut"]]).all(axis=1)]
+        baseline = self.rows[
+            (self.rows["chain"] == RAW) & (self.rows[KEYS[:2]] == [key["model"], key["cut"]]).all(axis=1)
+        ]
         diverged = group["problem"] != ""
         row: dict[str, Any] = {**key, "seeds": len(group), "diverged": int(diverged.sum())}
         row["frozen"] = bool(group["frozen"].any())
@@ -121,7 +127,7 @@ class Sweep:
             "saving": raw / (up + down) if up + down else float("nan"),
             "counted": group["counted"].iloc[0], "fitted_bytes": group["fitted_bytes"].mean(),
         }  # fmt: skip
-        seconds = {phase: float(group[f"seconds.{phase}"].mean()) for phase in (*_DEVICE, *_SERVER, *_CODEC)}
+        seconds = {phase: float(group[f"seconds.{phase}"].median()) for phase in (*_DEVICE, *_SERVER, *_CODEC)}
         for name, phases in (("device", _DEVICE), ("server", _SERVER), ("codec", _CODEC)):
             row[f"{name}_seconds"] = sum(seconds[phase] for phase in phases)
         computing = sum(seconds.values())
@@ -143,7 +149,9 @@ class Sweep:
             return table
         shown = table[KEYS].copy()
         shown["test %"] = _plus_minus(100 * table["test_accuracy"], 100 * table["test_accuracy_sd"], "{:.1f}")
-        shown["points to raw"] = _plus_minus(100 * table["test_difference"], 100 * table["test_difference_sd"], "{:+.2f}")
+        shown["points to raw"] = _plus_minus(
+            100 * table["test_difference"], 100 * table["test_difference_sd"], "{:+.2f}"
+        )
         shown["B up"] = table["up_bytes"].map("{:,.0f}".format)
         shown["B down"] = table["down_bytes"].map("{:,.0f}".format)
         shown["saving"] = table["saving"].map("{:,.1f}×".format)

@@ -13,7 +13,7 @@ import torch
 import spliteasy
 from spliteasy import data
 from spliteasy.codecs.fitted import FittedCodec
-from spliteasy.errors import NonFiniteError
+from spliteasy.errors import CodecError, NonFiniteError
 from spliteasy.runlog import PHASES, RunLog
 from spliteasy.splitting import Split
 from spliteasy.sweeping.grid import Grid, Run
@@ -93,7 +93,9 @@ def _calibrated(grid: Grid, run: Run, parts: Split) -> tuple[Codecs, int]:
     codecs = grid.codecs[run.chain]
     chains = [codecs.chain(message) for message in MESSAGES]
     if any(isinstance(stage, FittedCodec) and not stage.shipped for chain in chains for stage in chain.tensor_codecs):
-        calibrate: Callable[..., Codecs] = getattr(spliteasy, "calibrate")
+        calibrate: Callable[..., Codecs] | None = getattr(spliteasy, "calibrate", None)
+        if calibrate is None:
+            raise CodecError(f"The chains {run.chain!r} are not fitted: fit them first, chain.fit(tensors).")
         loader = data.loader(grid.data.train, grid.training.batch, seed=run.seed, drop_last=_is_full(grid))
         codecs = calibrate(parts, codecs, loader, loss=grid.training.loss)
     shipped = {p.digest: p.nbytes for message in MESSAGES for p in codecs.chain(message).shipped}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
@@ -59,7 +59,7 @@ class Store:
                 "Choose another name, or move it away."
             )
         self.journal.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.journal, "a+b", buffering=0)  # noqa: SIM115 - closed by __exit__
+        self._file = open(self.journal, "a+b", buffering=0)
         try:
             _lock(self._file, self.journal)
             self._read(self._file)
@@ -186,5 +186,5 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _short(value: Any) -> str:
-    text: Sequence[str] | str = json.dumps(value)
+    text = json.dumps(value)
     return text if len(text) <= 120 else f"{text[:117]}..."

@@ -68,8 +68,8 @@ def sweep(
             sent. It shows what A's training, and the bytes for it, are worth.
         links: links by name to project a step's time on.
         server: True to train against a server process and count HTTP bytes, or a server's address.
-        out: a ``.parquet`` or ``.csv`` file, or a folder, for the rows. The study goes on where it was when it is called
-            again with the same arguments: no row is lost or doubled, whatever ended it.
+        out: a ``.parquet`` or ``.csv`` file, or a folder, for the rows. Called again with the same arguments, the study
+            goes on where it was: no row is lost or doubled, whatever ended it.
         engine: ``local``, or ``ray`` for tasks on a Ray cluster (extra ``[ray]``).
         threads: of each run; as many as PyTorch has here if not said. Equal numbers give results equal to the bit.
         progress: show a bar with the time left.
@@ -82,7 +82,9 @@ def sweep(
             before anything runs; `TrainingError` also for an ``out`` that holds another study.
     """
     if engine not in ENGINES:
-        raise TrainingError(f"Expected engine as one of {', '.join(ENGINES)}, found {engine!r}.{suggest(str(engine), ENGINES)}")
+        raise TrainingError(
+            f"Expected engine as one of {', '.join(ENGINES)}, found {engine!r}.{suggest(str(engine), ENGINES)}"
+        )
     parts = read_data(data)
     builders, names = grids.as_models(models, parts.classes)
     codecs = grids.as_codecs_by_label(chains)
@@ -90,7 +92,9 @@ def sweep(
     if unknown:
         raise TrainingError(f"Expected frozen as labels of chains ({', '.join(codecs)}), found {', '.join(unknown)}.")
     if grids.RAW in frozen:
-        raise TrainingError("Expected the raw runs trained, which the others are compared with; label another 'raw' set.")
+        raise TrainingError(
+            "Expected the raw runs trained, which the others are compared with; label another 'raw' set."
+        )
     remote = [label for label, builder in builders.items() if not isinstance(builder, Named)]
     if server and remote:
         raise TrainingError(
@@ -136,9 +140,17 @@ def _compute(
         return True
     finished = ENGINES[engine](grid, waiting, server)
     # smoothing=0: runs differ, so the time left follows from the mean of all of them.
-    with tqdm(
-        total=len(grid), initial=len(grid) - len(waiting), unit="run", desc="sweep", smoothing=0, disable=not progress
-    ) as bar, contextlib.closing(finished):
+    with (
+        tqdm(
+            total=len(grid),
+            initial=len(grid) - len(waiting),
+            unit="run",
+            desc="sweep",
+            smoothing=0,
+            disable=not progress,
+        ) as bar,
+        contextlib.closing(finished),
+    ):
         try:
             for row in finished:
                 if store is not None:
