@@ -7,7 +7,7 @@ and VGG's classifier is one hidden layer, since at 32 × 32 its last pooling lea
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torchvision.models import DenseNet, vgg11
+from torchvision.models import DenseNet, vgg11_bn
 
 __all__ = ["densenet121_quarter", "vgg11_quarter"]
 
@@ -17,12 +17,15 @@ class _VGG(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         before = 3
-        for layer in vgg11().features:
+        for layer in vgg11_bn().features:
             if isinstance(layer, nn.Conv2d):
-                layers.append(nn.Conv2d(before, layer.out_channels // 4, kernel_size=3, padding=1))
+                convolution = nn.Conv2d(before, layer.out_channels // 4, kernel_size=3, padding=1)
+                nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's
+                nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+                layers.append(convolution)
                 before = layer.out_channels // 4
-                nn.init.kaiming_normal_(layers[-1].weight, mode="fan_out", nonlinearity="relu")  # as torchvision's
-                nn.init.zeros_(layers[-1].bias)
+            elif isinstance(layer, nn.BatchNorm2d):
+                layers.append(nn.BatchNorm2d(before))
             else:
                 layers.append(layer)
         self.features = nn.Sequential(*layers)
@@ -35,7 +38,7 @@ class _VGG(nn.Module):
 
 
 def vgg11_quarter(num_classes: int = 10) -> nn.Module:
-    """VGG-11 with 16 to 128 channels: (B, 3, 32, 32) → (B, num_classes), 0.6 million parameters."""
+    """VGG-11 with batch normalization and 16 to 128 channels: (B, 3, 32, 32) → (B, num_classes), 0.6 million parameters."""
     return _VGG(num_classes)
 
 
