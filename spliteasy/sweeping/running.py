@@ -12,8 +12,7 @@ import torch
 
 import spliteasy
 from spliteasy import data
-from spliteasy.codecs.fitted import FittedCodec
-from spliteasy.errors import CodecError, NonFiniteError
+from spliteasy.errors import NonFiniteError
 from spliteasy.runlog import PHASES, RunLog
 from spliteasy.splitting import Split
 from spliteasy.sweeping.grid import Grid, Run
@@ -91,15 +90,12 @@ def _trained(grid: Grid, run: Run, server: str | None) -> dict[str, Any]:
 def _calibrated(grid: Grid, run: Run, parts: Split) -> tuple[Codecs, int]:
     """The chains with their fitted codecs fitted to this network, and the size of what a session then ships."""
     codecs = grid.codecs[run.chain]
-    chains = [codecs.chain(message) for message in MESSAGES]
-    if any(isinstance(stage, FittedCodec) and not stage.shipped for chain in chains for stage in chain.tensor_codecs):
-        calibrate: Callable[..., Codecs] | None = getattr(spliteasy, "calibrate", None)
-        if calibrate is None:
-            raise CodecError(f"The chains {run.chain!r} are not fitted: fit them first, chain.fit(tensors).")
+    calibrate: Callable[..., Codecs] | None = getattr(spliteasy, "calibrate", None)
+    if calibrate is not None and run.cuts:
         loader = data.loader(grid.data.train, grid.training.batch, seed=run.seed, drop_last=_is_full(grid))
-        codecs = calibrate(parts, codecs, loader, loss=grid.training.loss)
+        codecs = calibrate(parts, codecs, loader, loss=grid.training.loss, progress=False)
     shipped = {p.digest: p.nbytes for message in MESSAGES for p in codecs.chain(message).shipped}
-    return codecs, sum(shipped.values())
+    return codecs, sum(shipped.values()) if run.cuts else 0
 
 
 def _schedule(name: str, rate: float, epochs: int) -> Callable[[int], float] | None:
