@@ -38,7 +38,7 @@ class _VGG(nn.Module):
 
 
 def vgg11_quarter(num_classes: int = 10) -> nn.Module:
-    """VGG-11 with batch normalization and 16 to 128 channels: (B, 3, 32, 32) → (B, num_classes), 0.6 million parameters."""
+    """VGG-11 with batch norm and 16 to 128 channels: (B, 3, 32, 32) → (B, num_classes), 0.6 million parameters."""
     return _VGG(num_classes)
 
 

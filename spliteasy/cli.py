@@ -113,11 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_SWEEP = """Train every network at every cut with every set of chains and every seed, and compare accuracy, bytes and time.
+_SWEEP = """Train every network at every cut with every set of chains and every seed; compare accuracy, bytes and time.
 Uncompressed runs are always among them; differences are between runs of the same seed. --model, --at and --chain may be
 given several times. An interrupted study goes on where it was when the same command is given again."""
 
-_SWEEP_EXAMPLE = """example: two chains, one for all messages and one for each way, five seeds, pictures of both findings
+_SWEEP_EXAMPLE = """example: two chains, one for all messages and one for each way, five seeds, two pictures
   spliteasy sweep --model digits_cnn --at pool flatten \\
       --chain "fp16 | zstd(1)" --chain "forward=topk(0.1) | fp16; backward=topk(0.25) | fp16" \\
       --seeds 5 --out study.csv --picture frontier.png --time-picture time.png
@@ -134,7 +134,7 @@ def _add_sweep(commands: Any) -> None:
     sweep.add_argument("--at", action="append", default=[], nargs="+", metavar="CUT", required=True,
                        help="one cut (single split) or two (double split); may be repeated")  # fmt: skip
     sweep.add_argument("--chain", action="append", default=[], metavar="CHAIN", required=True,
-                       help="a chain for all messages, or message=chain parts between semicolons; may be repeated")  # fmt: skip
+                       help="one for all messages, or MESSAGE=CHAIN; MESSAGE=CHAIN; may be repeated")  # fmt: skip
     sweep.add_argument("--data", default="digits", help="digits, patches, 'digits(size=32, channels=3)', "
                        "'image_folder(\"FOLDER\")', ... (default: digits)")  # fmt: skip
     sweep.add_argument("--seeds", type=int, default=5, help="seeds of each configuration (default: 5)")
@@ -144,7 +144,7 @@ def _add_sweep(commands: Any) -> None:
     sweep.add_argument("--lr", type=float, default=0.05, help="learning rate (default: 0.05)")
     sweep.add_argument("--schedule", default="constant", help="constant or cosine (default: constant)")
     sweep.add_argument("--server", action="store_true",
-                       help="train against a server process and count HTTP bytes (default: in this process, frames)")  # fmt: skip
+                       help="train against a server process, count HTTP bytes (default: one process, frames)")  # fmt: skip
     sweep.add_argument("--engine", default="local", help="local, or ray for a Ray cluster (default: local)")
     sweep.add_argument("--out", default=None, help="a .parquet or .csv file, or a folder, to keep rows and go on with "
                        "(default: nothing is kept)")  # fmt: skip

@@ -1,4 +1,4 @@
-"""A study of a few seconds: a hundred digits, one epoch. Run as a program, it is the study that tests kill and resume."""
+"""A study of a few seconds: a hundred digits, one epoch. Run as a program, it is what tests kill and resume."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from torch.utils.data import TensorDataset
 import spliteasy as se
 from spliteasy.errors import CodecError, CutError, DataError, ModelError, TrainingError
 from spliteasy.sweeping import read_codecs
+from spliteasy.sweeping.datasets import read_data
 from spliteasy.sweeping.engines import ENGINES
 from spliteasy.sweeping.grid import as_cuts
 from spliteasy.sweeping.running import TIMES
@@ -59,7 +60,9 @@ def test_a_row_is_what_a_trainer_gives(result: se.Sweep) -> None:
         torch.manual_seed(1)
         split = se.split(se.load_model("digits_cnn", num_classes=10), ("pool", "flatten"), (1, 8, 8))
         codecs = se.Codecs(forward="topk(0.1) | fp16", backward="fp16 | zstd(1)")
-        with se.Trainer(split, codecs=codecs, optimizer={"name": "SGD", "lr": 0.05, "momentum": 0.9}, seed=1) as trainer:
+        with se.Trainer(
+            split, codecs=codecs, optimizer={"name": "SGD", "lr": 0.05, "momentum": 0.9}, seed=1
+        ) as trainer:
             log = trainer.fit(se.data.loader(train, 32, seed=1), progress=False)
             accuracies = [
                 trainer.evaluate(se.data.loader(part, 32, seed=0, shuffle=False)).accuracy
@@ -102,8 +105,6 @@ def test_chains_are_chosen_by_validation_and_not_by_test(result: se.Sweep) -> No
     rows = result.rows.copy()
     rows.loc[rows["chain"] == "half", "test_accuracy"] = 0.0
     rows.loc[rows["chain"] == "tenth", "validation_accuracy"] = 0.0
-    best = se.Sweep(rows.to_dict("records"), result.settings, {}).best(points=100 * 0.9)
-    assert list(best["chain"]) in (["half"], ["tenth"])
     rows.loc[rows["chain"] == "half", "validation_accuracy"] = 1.0
     assert list(se.Sweep(rows.to_dict("records"), result.settings, {}).best(points=0)["chain"]) == ["half"]
 
@@ -205,12 +206,13 @@ def test_cuts_as_they_are_written() -> None:
     assert as_cuts(["pool", ("pool", "flatten"), ()]) == [("pool",), ("pool", "flatten"), ()]
 
 
-def test_a_fifth_is_held_out_for_validation_where_there_is_none(result: se.Sweep) -> None:
+def test_a_fifth_is_held_out_for_validation_where_there_is_none() -> None:
     train, validation, test = few_digits()
-    found = study(data=(train, test), seeds=1, chains=["fp16"])
-    assert set(found.rows["samples"]) == {64}  # 77 of 96 remain, in whole batches of 32
-    with pytest.raises(TrainingError, match="data"):
-        raise TrainingError(f"data {len(validation)}")
+    parts = read_data((train, test))
+    assert [len(part) for part in (parts.train, parts.validation, parts.test)] == [77, 19, 40]  # type: ignore[arg-type]
+    both = torch.cat([part.tensors[0] for part in (parts.train, parts.validation)])  # type: ignore[attr-defined]
+    assert {tuple(x.flatten().tolist()) for x in both} == {tuple(x.flatten().tolist()) for x in train.tensors[0]}
+    assert parts.digest == read_data((train, test)).digest != read_data((train, validation)).digest
 
 
 @pytest.mark.parametrize("name", ["study.csv", "study.parquet", "folder"])

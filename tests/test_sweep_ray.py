@@ -22,7 +22,7 @@ def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> N
 def test_ray_gives_the_rows_of_the_local_engine(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    start(ray)
     try:
         found = study(engine="ray", out=tmp_path / "ray.csv")
         assert ray.is_initialized(), "a cluster that was there stays"
@@ -31,6 +31,16 @@ def test_ray_gives_the_rows_of_the_local_engine(tmp_path: Any, monkeypatch: pyte
     local = study()
     assert_same(found, local)
     assert_same(study(out=tmp_path / "ray.csv"), local)  # and the other engine finds them
+
+
+def start(ray: Any) -> None:
+    """A cluster of two processors; Ray gives up after 30 s, which a busy machine may need twice."""
+    settings = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False, "configure_logging": False}
+    try:
+        ray.init(**settings, object_store_memory=80_000_000)
+    except Exception:
+        ray.shutdown()
+        ray.init(**settings, object_store_memory=80_000_000)
 
 
 def assert_same(one: se.Sweep, other: se.Sweep) -> None:
