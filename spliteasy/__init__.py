@@ -30,6 +30,7 @@ from spliteasy.runlog import Evaluation, RunLog, StepRecord
 from spliteasy.seeding import step_seed
 from spliteasy.server.process import LocalServer
 from spliteasy.splitting import Split, split
+from spliteasy.sweeping import Sweep, sweep
 from spliteasy.trainer import Trainer
 from spliteasy.wire import Bytes, Codecs
 
@@ -47,6 +48,7 @@ __all__ = [
     "RunLog",
     "Split",
     "StepRecord",
+    "Sweep",
     "Trainer",
     "__version__",
     "calibrate",
@@ -62,6 +64,7 @@ __all__ = [
     "measure",
     "split",
     "step_seed",
+    "sweep",
 ]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +13,16 @@ from spliteasy.errors import FrameError
 from spliteasy.seeding import check_generator_state
 from spliteasy.wire import Message
 
-__all__ = ["check_answer", "check_score"]
+__all__ = ["check_answer", "check_score", "stated"]
 
 _PHASES = ("b_forward", "b_backward")
+_SECONDS = re.compile(r"\d{5,9}\.\d{6}")
+
+
+def stated(seconds: Mapping[str, float]) -> dict[str, str]:
+    """Seconds as an answer states them: text of one width, so that the size of a frame does not depend on the time that
+    it took, and the same run counts the same bytes."""
+    return {phase: f"{value:012.6f}" for phase, value in seconds.items()}
 
 
 def check_answer(answer: Message, *, single: bool, parameters: Sequence[str]) -> None:
@@ -24,7 +32,7 @@ def check_answer(answer: Message, *, single: bool, parameters: Sequence[str]) ->
     """
     seconds = answer.meta.get("seconds")
     if not isinstance(seconds, dict) or not all(
-        phase in _PHASES and _is_number(value) and value >= 0 for phase, value in seconds.items()
+        phase in _PHASES and isinstance(value, str) and _SECONDS.fullmatch(value) for phase, value in seconds.items()
     ):
         raise FrameError(f"Expected the seconds of {_PHASES} with the {answer.name}, found {_brief(seconds)}.")
     if answer.name == "outputs":

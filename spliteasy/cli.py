@@ -1,4 +1,4 @@
-"""The command ``spliteasy``: lab, demo, cuts, codecs, measure, serve, train."""
+"""The command ``spliteasy``: lab, demo, cuts, codecs, measure, serve, train, sweep."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ _EXAMPLES = """examples:
   spliteasy measure "topk(0.1) | fp16 | zstd(1)"            what a chain saves on the activations of real photographs
   spliteasy serve --port 8765                               a server for devices on this machine
   spliteasy train digits_cnn --at pool flatten --server http://127.0.0.1:8765
+  spliteasy sweep --model digits_cnn --at pool flatten --chain "topk(0.1) | fp16" --out study.csv
 """
 
 _MEASURED = """columns:
@@ -142,7 +143,48 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, default=0, help="seed of weights, batches and steps (default: 0)")
     train.add_argument("--picture", type=Path, default=None, help="save a picture of the run here")
     train.set_defaults(run=_train)
+    _add_sweep(commands)
     return parser
+
+
+_SWEEP = """Train every network at every cut with every set of chains and every seed; compare accuracy, bytes and time.
+Uncompressed runs are always among them; differences are between runs of the same seed. --model, --at and --chain may be
+given several times. An interrupted study goes on where it was when the same command is given again."""
+
+_SWEEP_EXAMPLE = """example: two chains, one for all messages and one for each way, five seeds, two pictures
+  spliteasy sweep --model digits_cnn --at pool flatten \\
+      --chain "fp16 | zstd(1)" --chain "forward=topk(0.1) | fp16; backward=topk(0.25) | fp16" \\
+      --seeds 5 --out study.csv --picture frontier.png --time-picture time.png
+"""
+
+
+def _add_sweep(commands: Any) -> None:
+    sweep = commands.add_parser(
+        "sweep", help="compare chains: accuracy, bytes and time over networks, cuts and seeds",
+        description=_SWEEP, epilog=_SWEEP_EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    sweep.add_argument("--model", action="append", default=[], metavar="NAME",
+                       help='a network, as for train; may be repeated (default: digits_cnn)')  # fmt: skip
+    sweep.add_argument("--at", action="append", default=[], nargs="+", metavar="CUT", required=True,
+                       help="one cut (single split) or two (double split); may be repeated")  # fmt: skip
+    sweep.add_argument("--chain", action="append", default=[], metavar="CHAIN", required=True,
+                       help="one for all messages, or MESSAGE=CHAIN; MESSAGE=CHAIN; may be repeated")  # fmt: skip
+    sweep.add_argument("--data", default="digits", help="digits, patches, 'digits(size=32, channels=3)', "
+                       "'image_folder(\"FOLDER\")', ... (default: digits)")  # fmt: skip
+    sweep.add_argument("--seeds", type=int, default=5, help="seeds of each configuration (default: 5)")
+    sweep.add_argument("--epochs", type=int, default=3, help="epochs of each run (default: 3)")
+    sweep.add_argument("--batch", type=int, default=32, help="samples in a batch (default: 32)")
+    sweep.add_argument("--optimizer", default="SGD", help="a torch.optim name (default: SGD)")
+    sweep.add_argument("--lr", type=float, default=0.05, help="learning rate (default: 0.05)")
+    sweep.add_argument("--schedule", default="constant", help="constant or cosine (default: constant)")
+    sweep.add_argument("--server", action="store_true",
+                       help="train against a server process, count HTTP bytes (default: one process, frames)")  # fmt: skip
+    sweep.add_argument("--engine", default="local", help="local, or ray for a Ray cluster (default: local)")
+    sweep.add_argument("--out", default=None, help="a .parquet or .csv file, or a folder, to keep rows and go on with "
+                       "(default: nothing is kept)")  # fmt: skip
+    sweep.add_argument("--picture", type=Path, default=None, help="save accuracy against bytes here")
+    sweep.add_argument("--time-picture", type=Path, default=None, help="save time against bandwidth here")
+    sweep.set_defaults(run=_sweep)
 
 
 def _add_network(parser: argparse.ArgumentParser, positional: bool) -> None:
@@ -285,3 +327,29 @@ def _train(options: argparse.Namespace, given: Sequence[str]) -> None:
     if options.picture is not None:
         log.plot().savefig(options.picture, dpi=150)
         print(f"picture: {options.picture}")
+
+
+def _sweep(options: argparse.Namespace, given: Sequence[str]) -> int:
+    from spliteasy.sweeping import sweep
+
+    result = sweep(
+        options.model or "digits_cnn",
+        [tuple(names) for names in options.at],
+        options.chain,
+        options.data,
+        seeds=options.seeds,
+        epochs=options.epochs,
+        batch=options.batch,
+        optimizer={"name": options.optimizer, "lr": options.lr},
+        schedule=options.schedule,
+        server=options.server,
+        engine=options.engine,
+        out=options.out,
+    )
+    print(result)
+    if not result.rows.empty:
+        for path, plot in ((options.picture, result.plot_frontier), (options.time_picture, result.plot_time)):
+            if path is not None:
+                plot().savefig(path, dpi=150)
+                print(f"picture: {path}")
+    return 130 if result.missing else 0

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from spliteasy.errors import DataError
 
-__all__ = ["cifar10", "cifar100", "digits", "image_folder", "loader", "photos"]
+__all__ = ["cifar10", "cifar100", "digits", "image_folder", "loader", "patches", "photos"]
 
 # Per channel (red, green, blue), of pixels in [0, 1], over the training images.
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -22,21 +22,83 @@ _CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 _CIFAR100 = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 
 
-def digits(test_fraction: float = 0.2, seed: int = 0) -> tuple[TensorDataset, TensorDataset]:
+def digits(
+    test_fraction: float = 0.2, seed: int = 0, *, size: int = 8, channels: int = 1
+) -> tuple[TensorDataset, TensorDataset]:
     """Scikit-learn's 1797 handwritten digits, shuffled by `seed` and divided into training and test data.
 
-    Each item is a float32 image (1, 8, 8) in [0, 1] and an int64 label 0 to 9.
+    Each item is a float32 image (channels, size, size) in [0, 1] and an int64 label 0 to 9. Another `size` than their
+    own 8 is bilinear interpolation; every channel holds the same grey, for networks that were made for colour.
 
     Raises:
-        DataError: when `test_fraction` leaves one of the two empty.
+        DataError: when `test_fraction` leaves one of the two empty, or for a size or channels below 1.
     """
     from sklearn.datasets import load_digits
 
+    _at_least_one("size", size)
+    _at_least_one("channels", channels)
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels / 16).to(torch.float32).reshape(-1, 1, 8, 8)  # stored as 0 to 16
+    if size != 8:
+        images = interpolate(images, size=(size, size), mode="bilinear", antialias=size < 8)
+    images = images.repeat(1, channels, 1, 1)
     targets = torch.from_numpy(labels).to(torch.int64)
     train, test = _divide(len(images), test_fraction, seed)
     return TensorDataset(images[train], targets[train]), TensorDataset(images[test], targets[test])
+
+
+def patches(
+    size: int = 32, *, cells: int = 4, tile: int = 26, shift: int = 3, crops: int = 8, seed: int = 0
+) -> tuple[TensorDataset, TensorDataset, TensorDataset]:
+    """Which photograph, and where in it: patches of the two photographs that ship with scikit-learn.
+
+    Each photograph is divided into `cells` × `cells` cells; the class of a patch is its photograph and its cell,
+    so 32 classes for 4 × 4 cells. Harder than digits, since much of a photograph looks like its neighbour,
+    and in need of no download.
+
+    **No pixel is shared** by training, validation and test data: each cell is a lattice of tiles of `tile` × `tile`
+    pixels that do not overlap, and a tile goes to one of the three (60, 20 and 20 % of each cell's tiles, chosen by
+    `seed`). A patch is `tile - 2 * shift` pixels wide and lies anywhere inside its tile: `crops` patches at random
+    places for a training tile, one at the centre and, so that a class is judged by more than a few patches, the four
+    corners for a validation or test tile. (Neighbouring tiles still share their light and blur, as in any photograph.)
+    Patches are resized to `size` (bilinear) and normalised with ImageNet's mean and deviation.
+
+    Returns:
+        Training, validation and test data; each item is a float32 image (3, size, size) and an int64 label.
+
+    Raises:
+        DataError: for numbers that leave no patch, or fewer than five tiles to a cell.
+    """
+    from sklearn.datasets import load_sample_images
+
+    for what, value in (("size", size), ("cells", cells), ("tile", tile), ("crops", crops)):
+        _at_least_one(what, value)
+    width = tile - 2 * shift
+    if type(shift) is not int or shift < 0 or width < 1:
+        raise DataError(f"shift must be a whole number from 0 to less than half of tile, found {shift!r} for {tile}.")
+    photographs = [torch.from_numpy(image.copy()).permute(2, 0, 1) for image in load_sample_images().images]
+    random = np.random.default_rng(seed)
+    corners = [(0, 0), (0, 2 * shift), (2 * shift, 0), (2 * shift, 2 * shift)] if shift else []
+    parts: tuple[list[tuple[Tensor, int]], ...] = ([], [], [])
+    for number, photograph in enumerate(photographs):
+        height, breadth = (side // cells for side in photograph.shape[1:])
+        rows, columns = height // tile, breadth // tile
+        if rows * columns < 5:
+            raise DataError(
+                f"Expected at least five tiles of {tile} pixels in each cell, found {rows} × {columns} in cells of "
+                f"{height} × {breadth}. Make tiles smaller, or cells fewer."
+            )
+        held_out = max(1, round(0.2 * rows * columns))
+        for cell in range(cells * cells):
+            top, left = cell // cells * height, cell % cells * breadth
+            for place, index in enumerate(random.permutation(rows * columns)):
+                part = 1 if place < held_out else 2 if place < 2 * held_out else 0
+                shifts = [(shift, shift), *corners] if part else random.integers(0, 2 * shift + 1, (crops, 2)).tolist()
+                for down, right in shifts:
+                    y, x = top + index // columns * tile + down, left + index % columns * tile + right
+                    parts[part].append((photograph[:, y : y + width, x : x + width], number * cells * cells + cell))
+    train, validation, test = (_as_images(part, size) for part in parts)
+    return train, validation, test
 
 
 def photos(batch: int = 8, size: int = 224, seed: int = 0) -> Tensor:
@@ -155,6 +217,15 @@ def loader(
     _at_least_one("batch", batch)
     generator = torch.Generator().manual_seed(seed)
     return DataLoader(dataset, batch_size=batch, shuffle=shuffle, drop_last=drop_last, generator=generator)
+
+
+def _as_images(patches: list[tuple[Tensor, int]], size: int) -> TensorDataset:
+    """Patches of uint8 (3, w, w) with their labels, resized and normalised."""
+    images = torch.stack([patch for patch, _ in patches]).to(torch.float32) / 255
+    if images.shape[-1] != size:
+        images = interpolate(images, size=(size, size), mode="bilinear", antialias=size < images.shape[-1])
+    mean, deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in _IMAGENET)
+    return TensorDataset((images - mean) / deviation, torch.tensor([label for _, label in patches]))
 
 
 def _cifar(

@@ -15,7 +15,7 @@ import requests
 import spliteasy as se
 from spliteasy.cli import main
 
-COMMANDS = ["lab", "demo", "cuts", "codecs", "measure", "serve", "train"]
+COMMANDS = ["lab", "demo", "cuts", "codecs", "measure", "serve", "train", "sweep"]
 
 
 def run(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -120,6 +120,18 @@ def test_train_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[str
     text = capsys.readouterr().out
     accuracy = float(re.search(r"accuracy ([\d.]+) %", text)[1])  # type: ignore[index]
     assert accuracy > 80 and picture.stat().st_size > 10_000
+
+
+def test_sweep_prints_the_table_and_saves_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, pictures = tmp_path / "study.csv", [tmp_path / "frontier.png", tmp_path / "time.png"]
+    arguments = ["sweep", "--at", "pool", "flatten", "--chain", "forward=fp16; backward=topk(0.1) | fp16"]
+    arguments += ["--seeds", "1", "--epochs", "1", "--batch", "128", "--out", str(out)]
+    assert main([*arguments, "--picture", str(pictures[0]), "--time-picture", str(pictures[1])]) == 0
+    text = capsys.readouterr().out
+    assert "Sweep of 2 runs on digits" in text and "backward=topk(0.1) | fp16" in text
+    assert out.read_text().count("\n") == 3 and all(picture.stat().st_size > 10_000 for picture in pictures)
+    assert main([*arguments, "--seeds", "2"]) == 1
+    assert "another one (seeds" in capsys.readouterr().err
 
 
 def test_serve_and_train_against_it() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spliteasy.data import cifar10, cifar100, digits, image_folder, loader, photos
+from spliteasy.data import cifar10, cifar100, digits, image_folder, loader, patches, photos
 from spliteasy.errors import DataError
 
 
@@ -172,3 +172,47 @@ def test_a_loader_keeps_order_and_drops_the_rest_when_told() -> None:
 def test_a_batch_of_nothing_is_refused(batch: Any) -> None:
     with pytest.raises(DataError, match="batch must be a whole number of 1 or more"):
         loader(digits()[0], batch=batch, seed=0)
+
+
+def test_digits_in_another_size_and_in_colour() -> None:
+    train, test = digits(size=32, channels=3)
+    assert train.tensors[0].shape[1:] == test.tensors[0].shape[1:] == (3, 32, 32)
+    assert torch.equal(train.tensors[0][:, 0], train.tensors[0][:, 2])
+    assert torch.equal(train.tensors[1], digits()[0].tensors[1]) and train.tensors[0].min() >= 0
+    with pytest.raises(DataError, match="size"):
+        digits(size=0)
+
+
+def test_patches_share_no_pixel_between_training_validation_and_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sklearn.datasets
+
+    height, width = 427, 640
+    numbers = np.arange(2 * height * width).reshape(2, height, width)  # every pixel is its own number, in base 256
+    pictures = np.stack([numbers // 65536, numbers // 256 % 256, numbers % 256], axis=-1).astype(np.uint8)
+    monkeypatch.setattr(sklearn.datasets, "load_sample_images", lambda: type("Bunch", (), {"images": list(pictures)}))
+    parts = patches(size=20)  # tile 26 less twice a shift of 3: not resized
+    mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    seen = []
+    for part in parts:
+        images, labels = part.tensors
+        digits_of = ((images * deviation + mean) * 255).round().long()  # (N, 3, 20, 20)
+        pixels = digits_of[:, 0] * 65536 + digits_of[:, 1] * 256 + digits_of[:, 2]
+        photograph, place = pixels // (height * width), pixels % (height * width)
+        cell = place // width // (height // 4) * 4 + place % width // (width // 4)
+        assert torch.equal(photograph * 16 + cell, labels.view(-1, 1, 1).expand_as(pixels)), "its class is where it is"
+        assert len(labels.unique()) == 32
+        seen.append(set(pixels.flatten().tolist()))
+    assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
+
+
+def test_patches_depend_on_their_seed_alone() -> None:
+    before = torch.random.get_rng_state()
+    one, again, other = (patches(cells=2, crops=1, seed=seed)[0].tensors for seed in (0, 0, 1))
+    assert torch.equal(one[0], again[0]) and not torch.equal(one[0], other[0]) and one[0].shape[1:] == (3, 32, 32)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("arguments", [{"cells": 0}, {"shift": 13}, {"shift": -1}, {"cells": 9}, {"crops": 0}])
+def test_patches_that_do_not_fit_are_refused(arguments: dict[str, int]) -> None:
+    with pytest.raises(DataError):
+        patches(**arguments)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from spliteasy.answers import stated
 from spliteasy.backward import Backward, Pass, backward_method
 from spliteasy.boundary import Boundary
 from spliteasy.codecs.base import TensorSpec
@@ -117,7 +118,7 @@ class Session:
         needs = run.needs_gradient
         meta = {
             "needs_gradient": [needs[slot] for slot in route.down],
-            "seconds": {"b_forward": time.perf_counter() - started},
+            "seconds": stated({"b_forward": time.perf_counter() - started}),
         }
         tensors = [run.tensors_out[slot] for slot in route.down]
         return self.streams.encode(Message("outputs", tensors, run.scalars_out, plain, meta), step)
@@ -206,7 +207,7 @@ class Session:
         self.updater.check_gradients()
         norms = self.updater.norms() if self._norms else {}
         plain = {"norms": torch.stack(list(norms.values()))} if norms else {}
-        meta = {**meta, "seconds": seconds, **({"norms_of": list(norms)} if norms else {})}
+        meta = {**meta, "seconds": stated(seconds), **({"norms_of": list(norms)} if norms else {})}
         gradients = [inputs[slot] for slot in self.routes[True].up]
         frame = self.streams.encode(Message("input_gradients", gradients, (), plain, meta), step)
         self._open, self._pending = None, step
