@@ -17,7 +17,7 @@ import torch
 
 from spliteasy.codecs import container, layout
 from spliteasy.codecs.base import BytesCodec, BytesLike, Codec, Context, PlaneBound, Planes, TensorCodec, TensorSpec
-from spliteasy.codecs.fitted import FittedCodec, Parameters
+from spliteasy.codecs.fitted import Parameters
 from spliteasy.codecs.notation import parse
 from spliteasy.codecs.planes import VALUES, join, pack, receive, shaped, split
 from spliteasy.codecs.raw import Raw
