@@ -203,7 +203,7 @@ def _read_rice(content: Bytes, count: int, parameter: int) -> npt.NDArray[np.int
     ends = marked(unary) if found == count else np.empty(0, np.int64)
     if not ends.size or ends[-1] < unary.size - 8:
         raise FrameError(f"expected {count} gaps up to the last byte, found {found}")
-    gaps = np.diff(ends, prepend=-1)
+    gaps: npt.NDArray[np.int64] = np.diff(ends, prepend=-1)
     gaps -= 1
     gaps <<= parameter
     for place, row in enumerate(low[: count * parameter].reshape(parameter, count)):
@@ -226,7 +226,8 @@ def _read_spelt(spelt: Bytes, count: int) -> npt.NDArray[np.int64]:
     found = int(np.count_nonzero(last))
     if found != count or not last[-1]:
         raise FrameError(f"expected the bytes of {count} gaps, found {found} and {int(not last[-1])} unfinished")
-    return np.diff(np.cumsum(spelt, dtype=np.int64)[last], prepend=0)
+    gaps: npt.NDArray[np.int64] = np.diff(np.cumsum(spelt, dtype=np.int64)[last], prepend=0)
+    return gaps
 
 
 def _compressed(content: Bytes) -> Bytes:
