@@ -178,7 +178,7 @@ def _add_sweep(commands: Any) -> None:
     sweep.add_argument("--lr", type=float, default=0.05, help="learning rate (default: 0.05)")
     sweep.add_argument("--schedule", default="constant", help="constant or cosine (default: constant)")
     sweep.add_argument("--server", action="store_true",
-                       help="train against a server process, count HTTP bytes (default: one process, frames)")  # fmt: skip
+                       help="with a server process, HTTP bytes counted (default: one process, frames)")  # fmt: skip
     sweep.add_argument("--engine", default="local", help="local, or ray for a Ray cluster (default: local)")
     sweep.add_argument("--out", default=None, help="a .parquet or .csv file, or a folder, to keep rows and go on with "
                        "(default: nothing is kept)")  # fmt: skip

@@ -1,4 +1,4 @@
-"""A study: what it compares, that it refuses what does not fit, and that no row is lost or doubled, whatever ends it."""
+"""A study: what it compares, what it refuses, and that no row is lost or doubled, whatever ends it."""
 
 from __future__ import annotations
 
