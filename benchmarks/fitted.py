@@ -2,7 +2,7 @@
 
     python benchmarks/fitted.py [--epochs 6] [--seeds 2] [--batches 32]
 
-`digits_cnn` in a double split around its second convolution, in-process, one thread, calibrated on batches of 32 through
+`digits_cnn` in a double split around its second convolution, in-process, one thread, calibrated on batches of 32 of
 the untrained network. Bytes are frames of all four messages over the run, and the fitted parameters once.
 """
 
