@@ -35,8 +35,8 @@ class Bottleneck(Projection):
 
     ``axis="sample"`` takes each sample whole, ``axis="channel"`` the vector of channels at each place. No matrix of d
     x d is needed, so that d may be some 100,000 with a few hundred calibration samples; but with fewer samples than
-    matter it overfits, where ``axis="channel"`` does not. What the loss feels also changes as the network learns: fitted
-    to an untrained one, for training it from there, it does no better than ``pca`` (`benchmarks/fitted.py`).
+    matter it overfits, where ``axis="channel"`` does not. What the loss feels also changes as the network learns:
+    fitted to an untrained one, for training it from there, it does no better than ``pca`` (`benchmarks/fitted.py`).
 
     A gradient g is sent as ``D^T g`` and comes back as ``E^T D^T g``, without the mean: the gradient through the map.
     So one codec, fitted on a message, also serves its gradient (`spliteasy.calibrate` shares it). See ``Projection``
