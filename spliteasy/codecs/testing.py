@@ -75,8 +75,8 @@ def check_codec(codec: str | Codec | Chain) -> None:
 
 
 def fitted(chain: Chain, tensor: torch.Tensor) -> Chain | None:
-    """``chain`` itself if it has nothing to fit; else fitted on noise of its shape and dtype, or None where that does not
-    suffice (``CodecError``), as a scalar may not."""
+    """``chain`` itself if it has nothing to fit; else fitted on noise of its shape and dtype, or None where
+    that does not suffice (``CodecError``), as a scalar may not."""
     if not _is_to_fit(chain):
         return chain
     try:
