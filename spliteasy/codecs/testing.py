@@ -75,13 +75,12 @@ def check_codec(codec: str | Codec | Chain) -> None:
 
 
 def fitted(chain: Chain, tensor: torch.Tensor) -> Chain | None:
-    """``chain`` itself if it has nothing to fit; else fitted on tensors like this one, or None where these do not
-    suffice (``CodecError``), as a scalar may not."""
+    """``chain`` itself if it has nothing to fit; else fitted on noise of its shape and dtype, or None where
+    that does not suffice (``CodecError``), as a scalar may not."""
     if not _is_to_fit(chain):
         return chain
-    like = _like(tuple(tensor.shape), tensor.dtype)
     try:
-        return chain.fit([tensor.detach(), *like] if all_finite(tensor) else like)
+        return chain.fit(_like(tuple(tensor.shape), tensor.dtype))
     except CodecError:
         return None
 
