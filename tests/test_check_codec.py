@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -177,7 +177,16 @@ class Mean(FittedCodec):
     def __init__(self, *, fitted: str = "") -> None:
         super().__init__(fitted=fitted)
 
-    def fit(self, tensors: Sequence[torch.Tensor]) -> Self:
+    def check(self, parameters: Mapping[str, torch.Tensor]) -> None:
+        if [*parameters] != ["mean"]:
+            raise CodecError(f"expected a mean, found {[*parameters]}")
+
+    def fit(
+        self,
+        tensors: Sequence[torch.Tensor],
+        gradients: Sequence[torch.Tensor | None] | None = None,
+        message: str = "activations",
+    ) -> Self:
         if any(tensor.ndim < 2 or not tensor.numel() for tensor in tensors):
             raise CodecError("expected batches with channels to fit on")
         over = [dim for dim in range(tensors[0].ndim) if dim != 1]
