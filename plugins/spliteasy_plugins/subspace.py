@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 import torch
 
+from spliteasy.errors import CodecError
+
 __all__ = ["factor", "leading", "mean_of", "product", "upright", "weighted_sum"]
 
 LARGEST = 2048
@@ -44,7 +46,7 @@ def factor(rows: Sequence[torch.Tensor], mean: torch.Tensor | None, components: 
             for block in torch.split(part, max(1, BLOCK // entries)):
                 centered = block.double() if mean is None else block.double() - mean
                 moment += centered.T @ centered
-        values, vectors = torch.linalg.eigh(moment / count)
+        values, vectors = _eigenvectors(moment / count)
         root: torch.Tensor = values.clamp(min=0).sqrt()[:, None] * vectors.T
         return root
     matrix = torch.cat([part if mean is None else (part.double() - mean).to(part.dtype) for part in rows])
@@ -70,7 +72,7 @@ def weighted_sum(weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 def leading(symmetric: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The ``count`` largest eigenvalues, descending, and their eigenvectors as rows (count, n)."""
-    values, vectors = torch.linalg.eigh((symmetric + symmetric.T) / 2)
+    values, vectors = _eigenvectors((symmetric + symmetric.T) / 2)
     return values.flip(0)[:count].clamp(min=0), vectors.flip(1)[:, :count].T
 
 
@@ -79,6 +81,15 @@ def upright(rows: torch.Tensor) -> torch.Tensor:
     otherwise."""
     largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
     return torch.where(largest < 0, -1.0, 1.0).to(rows.dtype)
+
+
+def _eigenvectors(symmetric: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ascending eigenvalues, and eigenvectors as columns. Raises ``CodecError`` where squares have left the range."""
+    try:
+        values, vectors = torch.linalg.eigh(symmetric)
+    except torch.linalg.LinAlgError as error:
+        raise CodecError(f"expected calibration tensors whose squares are finite, found larger ones: {error}") from None
+    return values, vectors
 
 
 def _sketch(matrix: torch.Tensor, size: int) -> torch.Tensor:
