@@ -87,7 +87,7 @@ def _eigenvectors(symmetric: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Ascending eigenvalues, and eigenvectors as columns. Raises ``CodecError`` where squares have left the range."""
     try:
         values, vectors = torch.linalg.eigh(symmetric)
-    except torch.linalg.LinAlgError as error:
+    except RuntimeError as error:
         raise CodecError(f"expected calibration tensors whose squares are finite, found larger ones: {error}") from None
     return values, vectors
 
