@@ -187,7 +187,7 @@ class Mean(FittedCodec):
         gradients: Sequence[torch.Tensor | None] | None = None,
         message: str = "activations",
     ) -> Self:
-        if any(tensor.ndim < 2 or not tensor.numel() for tensor in tensors):
+        if not tensors or any(tensor.ndim < 2 or not tensor.numel() for tensor in tensors):
             raise CodecError("expected batches with channels to fit on")
         over = [dim for dim in range(tensors[0].ndim) if dim != 1]
         mean = torch.stack([tensor.double().mean(over, keepdim=True) for tensor in tensors]).mean(0)

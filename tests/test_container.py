@@ -105,6 +105,11 @@ def test_planes_are_aligned_views_and_nothing_is_copied() -> None:
     assert bool((container.read(buffer)[0]["shaped"] == 7).all())
 
 
+def test_planes_of_one_element_and_of_none_have_bytes_whatever_their_strides() -> None:
+    assert bytes(container.bytes_of(torch.arange(4.0)[::2][:1])) == bytes(4)
+    assert len(container.bytes_of(torch.arange(4.0)[::2][:0])) == 0
+
+
 def _writable(piece: bytes | memoryview) -> memoryview:
     assert isinstance(piece, memoryview)
     return piece

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -74,7 +74,15 @@ class Growing(Same):
 class Centred(FittedCodec):
     """Fitted: the mean is left out, and rounding loses something."""
 
-    def fit(self, tensors: Sequence[torch.Tensor]) -> "Centred":
+    def check(self, parameters: Mapping[str, torch.Tensor]) -> None:
+        assert [*parameters] == ["mean"]
+
+    def fit(
+        self,
+        tensors: Sequence[torch.Tensor],
+        gradients: Sequence[torch.Tensor | None] | None = None,
+        message: str = "activations",
+    ) -> "Centred":
         held = remember({"mean": torch.cat([tensor.reshape(-1) for tensor in tensors]).mean()})
         return Centred(fitted=held.digest)
 

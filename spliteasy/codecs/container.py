@@ -95,7 +95,9 @@ def tensor_of(data: BytesLike, dtype: torch.dtype) -> torch.Tensor:
 def bytes_of(plane: torch.Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor, a view of its memory."""
     flat = plane.detach().reshape(-1)
-    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")  # an empty one has any stride
+    if not flat.numel():
+        return memoryview(bytearray())
+    return flat.as_strided((flat.numel(),), (1,)).view(torch.uint8).numpy().data  # one element has any stride
 
 
 def write(planes: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
