@@ -16,7 +16,19 @@ PLUGINS = Path(spliteasy_plugins.__file__).parent
 SOURCES = sorted(path for root in (CORE, PLUGINS) for path in root.rglob("*.py") if "notebooks" not in path.parts)
 
 # From the bottom up: a layer may import those before it in the list, never one after it.
-LAYERS = ["codecs", "wire", "server", "transport", "exchange", "connecting", "trainer", "explorer", "demo", "cli"]
+LAYERS = [
+    "codecs",
+    "wire",
+    "server",
+    "transport",
+    "exchange",
+    "connecting",
+    "trainer",
+    "sweeping",
+    "explorer",
+    "demo",
+    "cli",
+]
 
 
 def imported(path: Path) -> Iterator[str]:
