@@ -19,10 +19,12 @@ from typing import Any
 __version__ = "0.1.0"
 
 from spliteasy import data, errors
+from spliteasy.calibrating import calibrate
 from spliteasy.codecs import Chain, codec, list_codecs
 from spliteasy.cuts import Cut, Cuts, find_cuts
+from spliteasy.gradients import gradient_cosine
 from spliteasy.link import LINKS, Link
-from spliteasy.measuring import measure
+from spliteasy.measuring import Measurement, measure
 from spliteasy.models import list_models, load_model
 from spliteasy.runlog import Evaluation, RunLog, StepRecord
 from spliteasy.seeding import step_seed
@@ -42,17 +44,20 @@ __all__ = [
     "Evaluation",
     "Link",
     "LocalServer",
+    "Measurement",
     "RunLog",
     "Split",
     "StepRecord",
     "Sweep",
     "Trainer",
     "__version__",
+    "calibrate",
     "codec",
     "data",
     "errors",
     "explore",
     "find_cuts",
+    "gradient_cosine",
     "list_codecs",
     "list_models",
     "load_model",

@@ -15,6 +15,7 @@ from torch import nn
 from spliteasy.boundary import Scalar
 from spliteasy.errors import TrainingError, suggest
 from spliteasy.segment import Segment
+from spliteasy.strides import laid_out, offset_of
 
 __all__ = ["METHODS", "Backward", "Pass", "auxiliary_label", "backward_method", "exact"]
 
@@ -75,7 +76,10 @@ class Pass:
         entry = segment.entry[segment.training]
         assert entry is not None
         changed = segment.changed[segment.training]
-        own = [_copied(t) if t is not None and slot in changed else t for slot, t in enumerate(tensors)]
+        own = [
+            laid_out(t, t.stride(), offset_of(t)) if t is not None and slot in changed else t
+            for slot, t in enumerate(tensors)
+        ]
         self._received: Tensors = ()
         self._wanted = [slot for slot, needed in enumerate(needs_gradient) if needed and own[slot] is not None]
         if self._wanted:
@@ -135,11 +139,6 @@ class Pass:
 
     def _receive(self, gradients: Tensors) -> None:
         self._received = gradients
-
-
-def _copied(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy that lies in memory as the tensor does, gaps included: the order of sums depends on it."""
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
 class _Enter(torch.autograd.Function):

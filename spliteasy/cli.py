@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from spliteasy import __version__
 from spliteasy.errors import SplitEasyError
+from spliteasy.wire import MESSAGES
 
 __all__ = ["main"]
 
@@ -22,6 +24,23 @@ _EXAMPLES = """examples:
   spliteasy serve --port 8765                               a server for devices on this machine
   spliteasy train digits_cnn --at pool flatten --server http://127.0.0.1:8765
   spliteasy sweep --model digits_cnn --at pool flatten --chain "topk(0.1) | fp16" --out study.csv
+"""
+
+_MEASURED = """columns:
+  frame_bytes, ratio        the whole frame, header included, and raw bytes by it (ratio_fp32: 4 bytes an element by it)
+  http_bytes                the wire's frame with its HTTP head, as one call of a step sends it
+  relative_l2, cosine       |decoded - x| / |x|, and the cosine of the angle between the two
+  max_error, bias           the largest error of an element; the sum of errors by the sum of magnitudes
+  saturated                 elements cut off at the largest number that the codec can represent
+  floor_ratio, floor_kind   how small the frame could be, by what it is, where that is known; above 1 where neighbours
+                            tell of each other
+  gradient_cosine           between A's parameter gradients with the chain and without, on this batch (--gradients)
+  encode, decode            millions of raw bytes a second, medians of warm runs
+
+examples:
+  spliteasy measure "zstd(3)" "fp16 | zstd(1)" "topk(0.1) | fp16"
+  spliteasy measure "topk(0.01) | fp16" --model densenet121 --at features.pool0 --message input_gradients --gradients
+  spliteasy measure "fp16" --model vgg11 --at features.2 avgpool --message outputs
 """
 
 
@@ -72,14 +91,29 @@ def _parser() -> argparse.ArgumentParser:
     cuts.set_defaults(run=_cuts)
 
     codecs = commands.add_parser("codecs", help="list the installed codecs")
+    codecs.add_argument("--markdown", action="store_true", help="as a table in Markdown")
     codecs.set_defaults(run=_codecs)
 
-    measure = commands.add_parser("measure", help="measure chains on real activations of photographs")
+    measure = commands.add_parser(
+        "measure",
+        help="measure chains on what really crosses a cut, fed with photographs",
+        description="Encode and decode what crosses a cut of a network fed with photographs, and say what each chain "
+        "costs and saves.",
+        epilog=_MEASURED,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     measure.add_argument("chains", nargs="+", metavar="CHAIN", help='a chain such as "topk(0.1) | fp16 | zstd(1)"')
     measure.add_argument("--model", default="resnet18", help="the network (default: resnet18)")
-    measure.add_argument("--at", default="maxpool", help="the cut whose activations are measured (default: maxpool)")
+    measure.add_argument("--at", nargs="+", default=["maxpool"], metavar="CUT",
+                         help="one cut, or two for a double split (default: maxpool)")  # fmt: skip
+    measure.add_argument("--message", default="activations", choices=MESSAGES,
+                         help="the message measured; (output_)gradients are those of a training step with the "
+                         "cross-entropy (default: activations)")  # fmt: skip
     measure.add_argument("--batch", type=int, default=8, help="photographs in the batch (default: 8)")
-    measure.add_argument("--size", type=int, default=224, help="their height and width (default: 224)")
+    measure.add_argument("--size", type=int, default=None, help="their height and width (default: the network's)")
+    measure.add_argument("--repeats", type=int, default=5, help="timed runs of each, after a warm-up (default: 5)")
+    measure.add_argument("--gradients", action="store_true",
+                         help="compare A's gradients with the chain and without: two steps a chain")  # fmt: skip
     measure.set_defaults(run=_measure)
 
     serve = commands.add_parser("serve", help="run a server that holds segment B for devices")
@@ -185,36 +219,53 @@ def _cuts(options: argparse.Namespace, given: Sequence[str]) -> None:
 
 
 def _codecs(options: argparse.Namespace, given: Sequence[str]) -> None:
+    from spliteasy.codecs.listing import as_markdown, as_text
     from spliteasy.codecs.registry import describe_codecs
 
     rows = describe_codecs()
-    for row in rows:
-        print(f"{row.name:12} {row.kind:7} {'lossless' if row.lossless else 'lossy':9} {row.origin}")
-        print(f"{'':12} {row.summary}{f' [{row.citation}]' if row.citation else ''}")
+    print(as_markdown(rows) if options.markdown else as_text(rows, shutil.get_terminal_size().columns))
 
 
 def _measure(options: argparse.Namespace, given: Sequence[str]) -> None:
     import pandas
     import torch
 
-    from spliteasy.data import photos
+    from spliteasy.errors import DataError
+    from spliteasy.explorer.trial import pictures
+    from spliteasy.gradients import crossing_tensors
     from spliteasy.measuring import measure
-    from spliteasy.models import load_model
+    from spliteasy.models import input_size_of, load_model
     from spliteasy.splitting import split
 
+    shape = input_size_of(options.model)
+    shape = shape if options.size is None else (shape[0], options.size, options.size)
     torch.manual_seed(0)
-    parts = split(load_model(options.model), options.at, (3, options.size, options.size)).train()
-    with torch.no_grad():
-        values = parts.a(photos(options.batch, options.size))
-    tensor = values[0] if isinstance(values, tuple) else values
-    print(f"{options.model} at {options.at}: {'·'.join(map(str, tensor.shape))}, {tensor.nbytes / 1e6:.2f} MB raw")
-    rows = [measure(chain, tensor).to_dict() for chain in options.chains]
-    table = pandas.DataFrame(rows)
+    parts = split(load_model(options.model), options.at, shape).train()
+    x, y = pictures(shape, options.batch), torch.arange(options.batch) % 2  # a temple, a flower
+    crossing = crossing_tensors(parts, x, y, gradients=options.message.endswith("gradients"))
+    if options.message not in crossing:
+        raise DataError(f"one cut has no {options.message}: name two with --at, or another --message.")
+    floating = [tensor for tensor in crossing[options.message] if tensor is not None and tensor.is_floating_point()]
+    if not floating:
+        raise DataError(f"no floating tensor crosses {', '.join(options.at)} as {options.message}: choose another cut.")
+    tensor = max(floating, key=lambda one: one.nbytes)
+    compared = (parts, (x, y)) if options.gradients else (None, None)
+    rows = [
+        measure(chain, tensor, options.repeats, message=options.message, split=compared[0], batch=compared[1])
+        for chain in options.chains
+    ]
     print(
-        table.drop(columns=["shape", "raw_bytes"], errors="ignore").to_string(
-            index=False, float_format="{:,.4g}".format
-        )
+        f"{options.message} of {options.model} at {', '.join(options.at)}: {'·'.join(map(str, tensor.shape))} "
+        f"{str(tensor.dtype).removeprefix('torch.')}, {tensor.nbytes:,} bytes raw"
+        f"{f', the largest of {len(floating)} tensors' if len(floating) > 1 else ''}; threads: {rows[0].threads}"
     )
+    table = pandas.DataFrame([row.to_dict() for row in rows])
+    table = table.rename(columns={"encode_mb_per_s": "encode", "decode_mb_per_s": "decode"})
+    hidden = ["shape", "raw_bytes", "message", "threads", "http_ratio"]
+    hidden += ["ratio_fp32"] if tensor.dtype is torch.float32 else []
+    hidden += [] if options.gradients else ["gradient_cosine"]
+    table = table.drop(columns=hidden).astype({"floor_bytes": object, "floor_ratio": object})
+    print(table.where(table.notna(), "–").to_string(index=False, float_format="{:,.4g}".format))
 
 
 def _serve(options: argparse.Namespace, given: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from spliteasy.codecs.shipping import shipped_planes
 from spliteasy.errors import SplitError
 from spliteasy.link import Link
 from spliteasy.models import recipe_of
@@ -35,13 +36,16 @@ def connect(
     link: Link | None,
     timeout: float,
 ) -> Transport:
-    """Open a session for segment B: here if ``server`` is None, else on that server, which gets B's weights.
+    """Open a session for segment B: here if ``server`` is None, else on that server, which gets B's weights and the
+    parameters that codecs were fitted to.
 
-    Raises `SplitError` for what a server cannot build (a network that was not loaded by name) or does not know (a
-    callable loss in a single split), and what opening a session raises.
+    Raises `CodecError` for a codec that is still to be fitted, `SplitError` for what a server cannot build (a network
+    that was not loaded by name) or does not know (a callable loss in a single split), and what opening a session
+    raises.
     """
     b, single = split.b, split.c is None
     assert b is not None
+    codecs.require_fitted(single=single)
     if server is None:
         held = make_loss(loss) if single else None
         session = Session(
@@ -69,6 +73,7 @@ def connect(
         input_dtype=_name(split.input_dtype),
         dtype=_name(input_dtype(b if any(p.is_floating_point() for p in b.parameters()) else split.model)),
         codecs=codecs.to_dict(),
+        fitted=[parameters.digest for parameters in codecs.shipped],
         optimizer=dict(optimizer),
         loss=str(loss) if single else None,
         backward=backward,
@@ -80,7 +85,8 @@ def connect(
         digest=boundary_digest(split),
     )
     weights = dict([*b.named_parameters(), *b.named_buffers()])
-    return HTTP(server, config.to_dict(), weights, link=link, timeout=timeout)
+    tensors = {**weights, **shipped_planes(codecs.shipped)}
+    return HTTP(server, config.to_dict(), tensors, link=link, timeout=timeout)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -34,6 +34,7 @@ class Exchange:
     batch: int
     watch: Stopwatch
     sizes: dict[str, Bytes] = field(default_factory=dict)
+    saturated: dict[str, int] = field(default_factory=dict)
 
     @property
     def _parameters(self) -> list[str]:
@@ -110,4 +111,6 @@ class Exchange:
         self.watch.add("transfer", seconds - reply.link - sum(theirs.values()))
         self.sizes[message.name] = Bytes(frame.raw, frame.nbytes, reply.sent)
         self.sizes[expected] = Bytes(answer.nbytes, reply.frame.nbytes, reply.received)
+        for name, counts in ((message.name, frame.counts), (expected, answer.counts)):
+            self.saturated[name] = counts.get("saturated", 0)
         return answer

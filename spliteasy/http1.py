@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from spliteasy.errors import ConnectionLost, ProtocolError, ServerError
+from spliteasy.heads import request_head
 from spliteasy.wire import empty_buffer
 
 __all__ = ["Answer", "Connection"]
@@ -61,9 +62,7 @@ class Connection:
     def call(self, method: str, path: str, pieces: Sequence[bytes | memoryview], headers: Mapping[str, str]) -> Answer:
         """Send a request and wait for its answer."""
         size = sum(len(piece) for piece in pieces)
-        lines = [f"{method} {self._prefix}{path} HTTP/1.1", f"Host: {self._host}", f"Content-Length: {size}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        head = "\r\n".join([*lines, "", ""]).encode("ascii")
+        head = request_head(method, f"{self._prefix}{path}", self._host, size, headers)
         try:
             connected = self._open()
             if size <= _JOINED:

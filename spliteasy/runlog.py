@@ -29,12 +29,17 @@ _COLORS = {"a_forward": "#1b9e77", "a_backward": "#66c2a5", "c": "#a6d854", "upd
            "b_backward": "#b3b0d8"}  # fmt: skip
 
 
+_FITTED = "fitted, once"
+"""The row of `RunLog.summary` for parameters shipped when the session opened."""
+
+
 @dataclass(frozen=True)
 class StepRecord:
     """One finished step: its loss, seconds by phase (`PHASES`), and bytes by message.
 
     ``gradient_error`` is the relative L2 error that the backward method added to the gradients across the cuts: 0 for
-    ``exact``, more for ``auxiliary-label``.
+    ``exact``, more for ``auxiliary-label``. ``saturated`` has the elements of each message that its codecs cut off at
+    the largest representable number.
     """
 
     step: int
@@ -44,6 +49,7 @@ class StepRecord:
     bytes: dict[str, Bytes]
     learning_rate: float
     gradient_error: float = 0.0
+    saturated: dict[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> Bytes:
@@ -89,11 +95,16 @@ class Stopwatch:
 
 @dataclass
 class RunLog(Sequence[StepRecord]):
-    """The steps of a run, in order, and the evaluations made on the way."""
+    """The steps of a run, in order, and the evaluations made on the way.
+
+    ``fitted_bytes`` is the size of the parameters that codecs were fitted to, as they are shipped once, when the
+    session opens (in-process they would have to be, so they count too); no step's bytes include it.
+    """
 
     title: str = "training"
     records: list[StepRecord] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
+    fitted_bytes: int = 0
 
     def __len__(self) -> int:
         return len(self.records)
@@ -111,7 +122,8 @@ class RunLog(Sequence[StepRecord]):
         return [record.loss for record in self.records]
 
     def to_pandas(self) -> pandas.DataFrame:
-        """One row a step: loss, samples, learning rate, ``seconds.PHASE``, ``bytes.MESSAGE.KIND``."""
+        """One row a step: loss, samples, learning rate, ``seconds.PHASE``, ``bytes.MESSAGE.KIND``,
+        ``saturated.MESSAGE``; ``fitted_bytes`` is in its ``attrs``."""
         import pandas
 
         rows = []
@@ -127,11 +139,18 @@ class RunLog(Sequence[StepRecord]):
             for message in MESSAGES:
                 size = record.bytes.get(message, Bytes())
                 row |= {f"bytes.{message}.{kind}": getattr(size, kind) for kind in ("raw", "frame", "http")}
+            row |= {f"saturated.{message}": record.saturated.get(message, 0) for message in MESSAGES}
             rows.append(row)
-        return pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=_columns(), dtype=float)
+        frame = pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=_columns(), dtype=float)
+        frame.attrs["fitted_bytes"] = self.fitted_bytes
+        return frame
 
     def summary(self) -> pandas.DataFrame:
-        """Mean bytes a step by message and in total; the saving is raw over what was sent (HTTP, frames in-process)."""
+        """Mean bytes a step by message and in total; the saving is raw over what was sent (HTTP, frames in-process).
+
+        If codecs are fitted, a last row ``fitted, once`` has the bytes of their parameters, not divided by the steps
+        and not in the total.
+        """
         import pandas
 
         rows = {}
@@ -144,6 +163,14 @@ class RunLog(Sequence[StepRecord]):
                 "frame": size.frame / steps,
                 "http": size.http / steps,
                 "saving": size.raw / sent if sent else float("nan"),
+            }
+        if self.fitted_bytes:
+            over_http = any(size.http for size in sizes.values())
+            rows[_FITTED] = {
+                "raw": 0.0,
+                "frame": float(self.fitted_bytes),
+                "http": float(self.fitted_bytes if over_http else 0),
+                "saving": float("nan"),
             }
         table = pandas.DataFrame.from_dict(rows, orient="index")
         table.index.name = "message"
@@ -194,6 +221,7 @@ def _columns() -> list[str]:
         *("step", "loss", "samples", "learning_rate", "gradient_error"),
         *(f"seconds.{phase}" for phase in PHASES),
         *(f"bytes.{message}.{kind}" for message in MESSAGES for kind in kinds),
+        *(f"saturated.{message}" for message in MESSAGES),
     ]
 
 
@@ -213,7 +241,7 @@ def _plot_seconds(axes: Any, log: RunLog) -> None:
 
 def _plot_bytes(axes: Any, log: RunLog) -> None:
     """Two bars a message: uncompressed, and what was sent."""
-    table = log.summary().drop(index="total")
+    table = log.summary().drop(index=["total", _FITTED], errors="ignore")
     sent = table["http"].where(table["http"] > 0, table["frame"])
     places = range(len(table))
     axes.barh([p - 0.2 for p in places], table["raw"] / 1e6, 0.38, color="#d9d9d9", label="raw")

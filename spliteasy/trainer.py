@@ -47,9 +47,10 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 class Trainer:
     """Trains a `Split`, in this process (``server=None``) or with a server.
 
-    ``codecs`` are the chains of the four messages, ``optimizer`` is a `torch.optim` name with its arguments, ``loss`` a
-    name of `torch.nn.functional` or a callable, ``backward`` is ``exact`` or ``auxiliary-label``, ``link`` an emulated
-    network, ``clip_norm`` the largest global gradient norm. A and C share one optimizer; B has one of the same kind.
+    ``codecs`` are the chains of the four messages (fitted ones as `calibrate` returns them), ``optimizer`` is a
+    `torch.optim` name with its arguments, ``loss`` a name of `torch.nn.functional` or a callable, ``backward`` is
+    ``exact`` or ``auxiliary-label``, ``link`` an emulated network, ``clip_norm`` the largest global gradient norm. A
+    and C share one optimizer; B has one of the same kind.
 
     With chain ``raw`` and ``backward="exact"`` every parameter, buffer and optimizer state equals the unsplit model's
     after any number of steps, to the bit, for the same build, device and thread count. A step that fails leaves the
@@ -77,7 +78,8 @@ class Trainer:
         self.split, self.codecs, self.seed, self.clip_norm = split, as_codecs(codecs), seed, clip_norm
         self.loss_name, self.loss = loss, make_loss(loss)
         self.optimizer = check_optimizer(optimizer or {"name": "SGD", "lr": 0.01})
-        self.log = RunLog(repr(split).splitlines()[0])
+        fitted_bytes = self.codecs.fitted_bytes if split.cuts else 0
+        self.log = RunLog(repr(split).splitlines()[0], fitted_bytes=fitted_bytes)
         self._method = backward_method(backward)
         self._streams = Streams(self.codecs, seed)
         self._updater = Updater(self._own_parameters(), self.optimizer)
@@ -99,42 +101,63 @@ class Trainer:
         with self._alone():
             return self._step(x, y)
 
+    def gradients(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The gradients that the next step on this batch would give the device's parameters (A's and C's), by the
+        model's names, with the same random numbers. The step is then given up: parameters, buffers and the codecs'
+        state stay those of the last finished step."""
+        with self._alone():
+            buffers = self._prepare(x, y)
+            try:
+                self._backpropagate(x, y, Stopwatch(), {}, {})
+                self._updater.check_gradients()
+                own = self._own_parameters()
+                return {name: own[name].grad.clone() for name in own if own[name].grad is not None}  # type: ignore[union-attr]
+            finally:
+                self._give_up(buffers)
+
     def _step(self, x: torch.Tensor, y: torch.Tensor) -> StepRecord:
-        self._require_open()
         rate = check_learning_rate(self.learning_rate)
-        check_batch(self.split, self.loss_name, x, y)
-        if not (self.split.model.training and self.split.a.training):
-            self.split.train()
-        self.split.check_modes()
-        self._require_agreed()
-        self._updater.drop()  # what someone else's backward left
-        step, watch, sizes = self._finished.step + 1, Stopwatch(), dict[str, Bytes]()
-        buffers = [Buffers(segment) for segment in self._own_segments()]
+        buffers = self._prepare(x, y)
+        step, watch, sizes, saturated = self._finished.step + 1, Stopwatch(), dict[str, Bytes](), dict[str, int]()
         try:
-            with preserved(), torch.enable_grad():
-                if self._transport is None:
-                    loss, error, norms = self._unsplit_step(x, y, step, watch)
-                else:
-                    exchange = self._exchange(step, len(x), watch, sizes)
-                    in_parts = self._single_step if self.split.c is None else self._double_step
-                    loss, error, norms = in_parts(x, y, exchange)
+            loss, error, norms = self._backpropagate(x, y, watch, sizes, saturated)
             with watch.phase("update"):
                 self._updater.check_gradients()
                 clip = self._clip_factor(norms)
                 self._updater.apply(rate, clip)
         except BaseException:
             self._give_up(buffers)
-            if isinstance(self._transport, InProcess):
-                self._transport.commit(self._finished)
             raise
         self._streams.commit()
         self._finished = Commit(step, rate, None if clip is None else float(clip))
         if isinstance(self._transport, InProcess):  # the model is here: let it be up to date after every step
             with watch.phase("update"):
                 self._transport.commit(self._finished)
-        record = StepRecord(step, loss, len(x), watch.finish(), sizes, rate, error)
+        record = StepRecord(step, loss, len(x), watch.finish(), sizes, rate, error, saturated)
         self.log.records.append(record)
         return record
+
+    def _prepare(self, x: torch.Tensor, y: torch.Tensor) -> list[Buffers]:
+        """Check the batch and what was agreed; the buffers as they are before the step."""
+        self._require_open()
+        check_batch(self.split, self.loss_name, x, y)
+        if not (self.split.model.training and self.split.a.training):
+            self.split.train()
+        self.split.check_modes()
+        self._require_agreed()
+        self._updater.drop()  # what someone else's backward left
+        return [Buffers(segment) for segment in self._own_segments()]
+
+    def _backpropagate(
+        self, x: torch.Tensor, y: torch.Tensor, watch: Stopwatch, sizes: dict[str, Bytes], saturated: dict[str, int]
+    ) -> _Outcome:
+        """Forward and backward of the next step; the gradients are then where the optimizers look for them."""
+        step = self._finished.step + 1
+        with preserved(), torch.enable_grad():
+            if self._transport is None:
+                return self._unsplit_step(x, y, step, watch)
+            exchange = self._exchange(step, len(x), watch, sizes, saturated)
+            return self._single_step(x, y, exchange) if self.split.c is None else self._double_step(x, y, exchange)
 
     def _unsplit_step(self, x: torch.Tensor, y: torch.Tensor, step: int, watch: Stopwatch) -> _Outcome:
         StepRandom(self.seed, step)
@@ -229,7 +252,7 @@ class Trainer:
         """Mean loss of a batch and the number of right answers, wherever the loss is held."""
         run = Pass.of_input(self.split.a, x)
         if self._transport is not None:
-            exchange = self._exchange(-1, len(x), Stopwatch(), {})
+            exchange = self._exchange(-1, len(x), Stopwatch(), {}, {})
             if self.split.c is None:
                 return check_score(exchange.evaluate(run, {"labels": y}))
             outputs = exchange.evaluate(run, {})
@@ -248,13 +271,17 @@ class Trainer:
         copy_weights(self._transport.weights(), own)
 
     def state_dict(self) -> dict[str, Any]:
-        """``model`` and ``optimizer`` as the unsplit model and its optimizer would give them."""
+        """``model`` and ``optimizer`` as the unsplit model and its optimizer would give them; where codecs keep state,
+        also ``codecs``: that of the ``device`` and of the ``server``, by message and slot."""
         self.pull()
         states = self._updater.state() | self._named(self._transport.optimizer_state() if self._transport else {})
         names = [name for name, _ in self.split.model.named_parameters()]
         group = {**self._settings, "lr": self.learning_rate, "params": list(range(len(names)))}
         state = {index: states[name] for index, name in enumerate(names) if name in states}
-        return {"model": self.split.state_dict(), "optimizer": {"state": state, "param_groups": [group]}}
+        whole = {"model": self.split.state_dict(), "optimizer": {"state": state, "param_groups": [group]}}
+        theirs = self._transport.codec_state() if self._transport else {}
+        codecs = {"device": self._streams.state(), "server": theirs}
+        return whole | ({"codecs": codecs} if any(codecs.values()) else {})
 
     def close(self) -> None:
         """Bring B's weights home and end the session on the server. Closing twice does no harm."""
@@ -285,9 +312,12 @@ class Trainer:
             random = StepRandom(self.seed, exchange.step)
             return Pass.of_input(self.split.a, x), random.drawn()
 
-    def _exchange(self, step: int, batch: int, watch: Stopwatch, sizes: dict[str, Bytes]) -> Exchange:
+    def _exchange(
+        self, step: int, batch: int, watch: Stopwatch, sizes: dict[str, Bytes], saturated: dict[str, int]
+    ) -> Exchange:
         assert self._transport is not None
-        return Exchange(self.split, self._streams, self._transport, self._finished, step, batch, watch, sizes)
+        streams, transport, last = self._streams, self._transport, self._finished
+        return Exchange(self.split, streams, transport, last, step, batch, watch, sizes, saturated)
 
     def _clip_factor(self, theirs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
         if self.clip_norm is None:
@@ -327,6 +357,8 @@ class Trainer:
         for segment in buffers:
             segment.restore()
         self._updater.drop()
+        if isinstance(self._transport, InProcess):
+            self._transport.commit(self._finished)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -16,7 +16,9 @@ import torch
 
 from spliteasy import errors
 from spliteasy.codecs import container
+from spliteasy.codecs.state import unflatten
 from spliteasy.errors import ProtocolError, ServerError, SplitEasyError
+from spliteasy.heads import authorization, session_path, step_path
 from spliteasy.http1 import Connection
 from spliteasy.link import Link
 from spliteasy.server.session import Commit, Session
@@ -57,6 +59,9 @@ class Transport(Protocol):
     def optimizer_state(self) -> dict[str, dict[str, Any]]:
         """B's optimizer state by parameter."""
 
+    def codec_state(self) -> dict[str, dict[str, Any]]:
+        """The state of the server's codecs, by message and slot."""
+
     def close(self) -> None:
         """End the session."""
 
@@ -85,6 +90,9 @@ class InProcess:
     def optimizer_state(self) -> dict[str, dict[str, Any]]:
         return self.session.updater.state()
 
+    def codec_state(self) -> dict[str, dict[str, Any]]:
+        return self.session.streams.state()
+
     def close(self) -> None:
         """Nothing to end: the session shares the model."""
 
@@ -93,7 +101,7 @@ class InProcess:
 
 
 class HTTP:
-    """A session on a server. Opening it sends the configuration and B's weights.
+    """A session on a server. Opening it sends the configuration and ``tensors``: B's weights and fitted parameters.
 
     Raises `ConnectionLost` when no server answers, `ProtocolError` when something else does, and the server's own
     error, by name, when it refuses.
@@ -103,7 +111,7 @@ class HTTP:
         self,
         url: str,
         config: Mapping[str, Any],
-        weights: Mapping[str, torch.Tensor],
+        tensors: Mapping[str, torch.Tensor],
         *,
         link: Link | None = None,
         timeout: float = 600.0,
@@ -111,21 +119,21 @@ class HTTP:
         self.url, self._link = url.rstrip("/"), link
         self._connection = Connection(self.url, timeout)
         self._headers: dict[str, str] = {}
-        body = save_tensors(weights, {"session": json.dumps(dict(config))})
+        body = save_tensors(tensors, {"session": json.dumps(dict(config))})
         answer = self._json("POST", "/v1/sessions", [body])
         names = [answer.get("session"), answer.get("token")]
         if not all(isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_\-]{1,200}", name) for name in names):
             raise ProtocolError(f"Expected a session and its token from {self.url}, found {answer!r:.200}.")
         self.session: str = answer["session"]
         self.info = answer
-        self._path = f"/v1/sessions/{self.session}"
-        self._headers = {"Authorization": f"Bearer {answer['token']}"}
+        self._path = session_path(self.session)
+        self._headers = authorization(answer["token"])
 
     def forward(self, step: int, frame: Frame) -> Reply:
-        return self._frame("PUT", f"{self._path}/steps/{step}/forward", frame)
+        return self._frame("PUT", step_path(self._path, step, "forward"), frame)
 
     def backward(self, step: int, frame: Frame) -> Reply:
-        return self._frame("PUT", f"{self._path}/steps/{step}/backward", frame)
+        return self._frame("PUT", step_path(self._path, step, "backward"), frame)
 
     def evaluate(self, frame: Frame) -> Reply:
         return self._frame("POST", f"{self._path}/evaluate", frame)
@@ -140,6 +148,10 @@ class HTTP:
     def optimizer_state(self) -> dict[str, dict[str, Any]]:
         body, _, _ = self._call("GET", f"{self._path}/optimizer", [])
         return unflatten_state(load_tensors(body), container.read(body)[1])
+
+    def codec_state(self) -> dict[str, dict[str, Any]]:
+        body, _, _ = self._call("GET", f"{self._path}/codecs", [])
+        return unflatten(load_tensors(body), container.read(body)[1])
 
     def close(self) -> None:
         """End the session and the connection. A server that is gone has nothing to end."""

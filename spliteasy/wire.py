@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields
 from typing import Any
@@ -20,8 +21,11 @@ from spliteasy.codecs import container
 from spliteasy.codecs.base import Codec, Context, TensorSpec
 from spliteasy.codecs.chain import Chain, codec
 from spliteasy.codecs.finite import all_finite
+from spliteasy.codecs.fitted import Parameters
+from spliteasy.codecs.shipping import shipped_bytes
+from spliteasy.codecs.state import flatten
 from spliteasy.errors import CodecError, FrameError, NonFiniteError, TrainingError
-from spliteasy.strides import is_pattern, laid_out, pattern_of
+from spliteasy.strides import is_offset, is_pattern, laid_out, offset_of, pattern_of, placed
 
 __all__ = ["MESSAGES", "Bytes", "Codecs", "Frame", "Message", "Streams", "as_codecs", "empty_buffer"]
 
@@ -29,7 +33,6 @@ MESSAGES = ("activations", "outputs", "output_gradients", "input_gradients")
 """The four messages of a step, in order: A→B, B→C, C→B, B→A."""
 
 _VERSION = 1
-_ALIGNMENT = 64
 _SIDE = {"activations": "first", "input_gradients": "first", "outputs": "second", "output_gradients": "second"}
 
 
@@ -74,6 +77,26 @@ class Codecs:
         chain: Chain = getattr(self, message)
         return chain
 
+    @property
+    def shipped(self) -> tuple[Parameters, ...]:
+        """The fitted parameters of all chains, each once: what travels when a session opens."""
+        held = [parameters for message in MESSAGES for parameters in self.chain(message).shipped]
+        return tuple({parameters.digest: parameters for parameters in held}.values())
+
+    @property
+    def fitted_bytes(self) -> int:
+        """What the fitted parameters take when they are shipped, headers included; 0 if no codec is fitted."""
+        return shipped_bytes(self.shipped)
+
+    def require_fitted(self, *, single: bool) -> None:
+        """Raise `CodecError` if a codec is still to be fitted that the messages of a single or double split need."""
+        for message in ("activations", "input_gradients") if single else MESSAGES:
+            for stage in self.chain(message).unfitted:
+                raise CodecError(
+                    f"Expected fitted codecs, found {stage!r} in the chain of {message}, which is not. Call codecs = "
+                    "se.calibrate(split, codecs, loader) and give the trainer the codecs that it returns."
+                )
+
     def to_dict(self) -> dict[str, str]:
         """The notation of each chain, as it is agreed when a session opens."""
         return {message: repr(self.chain(message)) for message in MESSAGES}
@@ -89,13 +112,17 @@ class Codecs:
 
 @dataclass
 class Message:
-    """Tensors by slot (None: missing, as a gradient may be), scalars, plain tensors by name, and metadata."""
+    """Tensors by slot (None: missing, as a gradient may be), scalars, plain tensors by name, and metadata.
+
+    ``counts`` is what the codecs counted while they encoded it (`Context.counts`), known once it was decoded.
+    """
 
     name: str
     tensors: Sequence[torch.Tensor | None]
     scalars: Sequence[Any] = ()
     plain: dict[str, torch.Tensor] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -106,13 +133,17 @@ class Message:
 
 @dataclass(frozen=True)
 class Frame:
-    """The bytes of one message, as planes that need not be joined to be sent."""
+    """The bytes of one message, as planes that need not be joined to be sent.
+
+    ``counts`` adds up what the codecs counted while they encoded it; what was counted travels in the header.
+    """
 
     planes: Mapping[str, torch.Tensor]
     header: Mapping[str, str]
     pieces: Sequence[bytes | memoryview]
     raw: int
     received: bool = False
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -151,22 +182,50 @@ class Streams:
         self._state |= self._proposed
         self._proposed = {}
 
+    def state(self) -> dict[str, dict[str, Any]]:
+        """The committed state by message and slot (as text): tensors, JSON values and dicts of these. Empty where no
+        codec keeps any. `spliteasy.codecs.state` makes tensors by name and JSON of it."""
+        found: dict[str, dict[str, Any]] = {}
+        for (name, slot), state in sorted(self._state.items()):
+            found.setdefault(name, {})[str(slot)] = dict(state)
+        return found
+
+    def load_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Go on from what `state` gave; a step that is under way is dropped. Raises `CodecError` if it is none."""
+        loaded: dict[tuple[str, int], dict[str, Any]] = {}
+        for name, slots in state.items():
+            for slot, kept in slots.items() if name in MESSAGES and isinstance(slots, Mapping) else [("", None)]:
+                if not slot.isdecimal() or not isinstance(kept, Mapping):
+                    raise CodecError(
+                        f"Expected the codecs' state by message and slot, found {_brief(slots)} for {_brief(name)}."
+                    )
+                flatten(kept)
+                loaded[name, int(slot)] = copy.deepcopy(dict(kept))
+        self._state = loaded
+        self.begin()
+
     def encode(self, message: Message, step: int, training: bool = True) -> Frame:
         """The frame of a message. Raises `NonFiniteError` if a tensor holds NaN or infinity."""
         chain = self.codecs.chain(message.name)
         planes: dict[str, torch.Tensor] = {}
         described: list[dict[str, Any] | None] = []
+        counts: Counter[str] = Counter()
         for slot, tensor in enumerate(message.tensors):
             if tensor is None:
                 described.append(None)
                 continue
             tensor = tensor.detach().cpu()
             _require_finite(tensor, message.name, slot)
-            made, notes = chain.encode_planes(tensor, self._context(message.name, slot, step, training))
+            context = self._context(message.name, slot, step, training)
+            made, notes = chain.encode_planes(tensor, context)
+            self._propose(context)
+            counts.update({what: number for what, number in context.counts.items() if number})
             planes |= {f"{slot}:{name}": plane for name, plane in made.items()}
             entry = {"shape": list(tensor.shape), "dtype": container.DTYPE_NAMES[tensor.dtype], **notes}
             if chain.lossless and (strides := pattern_of(tensor)) is not None:
                 entry["strides"] = strides
+            if chain.lossless and (offset := offset_of(tensor)):
+                entry["offset"] = offset
             described.append(entry)
         header = {
             "version": _VERSION,
@@ -177,11 +236,12 @@ class Streams:
             "tensors": described,
             **({"scalars": list(message.scalars)} if message.scalars else {}),
             **({"plain": sorted(message.plain)} if message.plain else {}),
+            **({"counts": counts} if counts else {}),
             **message.meta,
         }
         planes |= {name: tensor.detach().cpu().contiguous() for name, tensor in message.plain.items()}
         text = {"spliteasy": json.dumps(header, separators=(",", ":"))}
-        return Frame(planes, text, container.write(planes, text), message.nbytes)
+        return Frame(planes, text, container.write(planes, text), message.nbytes, counts=counts)
 
     def decode(
         self,
@@ -207,7 +267,7 @@ class Streams:
         groups: dict[str, dict[str, torch.Tensor]] = {
             str(slot): {} for slot, entry in enumerate(described) if entry is not None
         }  # by the one way to write a slot's number
-        message = Message(name, [], header.pop("scalars", []), {}, header)
+        message = Message(name, [], header.pop("scalars", []), {}, header, _counts(header.pop("counts", {})))
         for key, plane in frame.planes.items():
             number, _, inner = key.partition(":")
             if inner and number in groups:
@@ -224,7 +284,7 @@ class Streams:
                 tensors.append(None)
                 continue
             tensor = self._decoded(name, slot, step, training, spec, entry, groups[str(slot)])
-            tensors.append(_aligned(tensor) if frame.received else tensor)
+            tensors.append(tensor)
         message.tensors = tensors
         return message
 
@@ -263,30 +323,34 @@ class Streams:
         agreed = (list(spec.shape or ()), container.DTYPE_NAMES[spec.dtype])
         if stated != agreed:
             raise FrameError(f"Expected tensor {slot} of {name} as {agreed}, as agreed; found {_brief(stated)}.")
-        notes = {key: value for key, value in entry.items() if key not in ("shape", "dtype", "strides")}
-        chain, strides = self.codecs.chain(name), entry.get("strides")
-        if strides is not None and not (chain.lossless and is_pattern(strides, spec.shape or ())):
+        notes = {key: value for key, value in entry.items() if key not in ("shape", "dtype", "strides", "offset")}
+        chain, strides, offset = self.codecs.chain(name), entry.get("strides"), entry.get("offset", 0)
+        size = spec.dtype.itemsize
+        if strides is not None and not (chain.lossless and is_pattern(strides, spec.shape or (), size)):
             raise FrameError(f"Expected the strides of tensor {slot} of {name} as a pattern, found {_brief(strides)}.")
-        tensor = chain.decode_planes(planes, notes, spec, self._context(name, slot, step, training))
+        if not is_offset(offset, size) or (offset and not chain.lossless):
+            raise FrameError(f"Expected the offset of tensor {slot} of {name} within 64 bytes, found {_brief(offset)}.")
+        context = self._context(name, slot, step, training)
+        tensor = chain.decode_planes(planes, notes, spec, context)
+        self._propose(context)
         _require_finite(tensor, name, slot)
-        return tensor if strides is None else laid_out(tensor, strides)
+        return placed(tensor, offset) if strides is None else laid_out(tensor, strides, offset)
 
     def _context(self, name: str, slot: int, step: int, training: bool) -> Context:
         state = copy.deepcopy(self._state.get((name, slot), {}))
-        if training:
-            self._proposed[name, slot] = state
         pair = self._pairs.setdefault((_SIDE[name], slot), {}) if training else {}
         return Context(message=name, training=training, step=step, seed=self.seed, tensor=slot, pair=pair, state=state)
+
+    def _propose(self, context: Context) -> None:
+        """What the codecs left in the context is for the step to commit, if it could be saved."""
+        if context.training and context.state:
+            flatten(context.state)
+            self._proposed[context.message, context.tensor] = context.state
 
 
 def empty_buffer(length: int) -> memoryview:
     """Memory to receive a frame into, at a multiple of 64 bytes."""
     return container.bytes_of(torch.empty(length, dtype=torch.uint8))
-
-
-def _aligned(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor at a multiple of 64 bytes, as PyTorch allocates: the rounding of some matrix kernels depends on it."""
-    return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone(memory_format=torch.preserve_format)
 
 
 def _require_finite(tensor: torch.Tensor, name: str, slot: int) -> None:
@@ -296,6 +360,13 @@ def _require_finite(tensor: torch.Tensor, name: str, slot: int) -> None:
             f"Expected finite numbers in {name}, found {bad} NaN or infinite of {tensor.numel()} in tensor {slot}. "
             "The step was given up and no parameter changed; lower the learning rate, or look at the inputs."
         )
+
+
+def _counts(found: Any) -> dict[str, int]:
+    """What the other side's codecs counted."""
+    if not isinstance(found, dict) or any(type(number) is not int or number < 0 for number in found.values()):
+        raise FrameError(f"Expected counts of the codecs by name, whole numbers of 0 or more; found {_brief(found)}.")
+    return found
 
 
 def _count(described: Any) -> str:

@@ -17,6 +17,7 @@ from torch import nn
 
 import spliteasy as se
 from spliteasy.codecs import container
+from spliteasy.codecs.state import unflatten
 from spliteasy.errors import SplitEasyError
 from spliteasy.seeding import step_seed
 from spliteasy.server.app import create_app
@@ -138,6 +139,10 @@ class AppTransport:
     def optimizer_state(self) -> dict[str, dict[str, Any]]:
         body = self.call("GET", "/optimizer")
         return unflatten_state(load_tensors(body), container.read(body)[1])
+
+    def codec_state(self) -> dict[str, dict[str, Any]]:
+        body = self.call("GET", "/codecs")
+        return unflatten(load_tensors(body), container.read(body)[1])
 
     def close(self) -> None:
         self.call("DELETE", "")
@@ -277,4 +282,5 @@ def calls(session: str) -> list[tuple[str, str]]:
     base = f"/v1/sessions/{session}"
     puts = [("PUT", f"{base}/steps/0/{call}") for call in ("forward", "backward")]
     posts = [("POST", f"{base}/{call}") for call in ("evaluate", "commit")]
-    return [*puts, *posts, ("GET", f"{base}/weights"), ("GET", f"{base}/optimizer"), ("DELETE", base)]
+    gets = [("GET", f"{base}/{call}") for call in ("weights", "optimizer", "codecs")]
+    return [*puts, *posts, *gets, ("DELETE", base)]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import spliteasy as se
 from spliteasy.backward import METHODS, Pass, auxiliary_label, backward_method, exact
 from spliteasy.errors import TrainingError
-from spliteasy.strides import is_pattern, laid_out, pattern_of
+from spliteasy.strides import is_offset, is_pattern, laid_out, offset_of, pattern_of, placed
 
 
 def one_step(model: nn.Module, at: tuple[str, ...], backward: str, **settings: Any) -> tuple[se.Split, Any]:
@@ -249,11 +249,11 @@ def test_patterns_of_strides(tensor: Tensor) -> None:
         wide = [dim for dim, size in enumerate(tensor.shape) if size > 1]
         assert [dense.stride(dim) for dim in wide] == [tensor.stride(dim) for dim in wide]
         return
-    assert is_pattern(pattern, tensor.shape)
+    assert is_pattern(pattern, tensor.shape, 4)
     laid = laid_out(tensor.contiguous(), pattern)
     assert torch.equal(laid, tensor) and laid.data_ptr() != tensor.data_ptr()
     assert pattern_of(laid) == pattern
-    assert laid.untyped_storage().nbytes() <= 8 * max(1, tensor.numel()) * 2**tensor.ndim
+    assert laid.untyped_storage().nbytes() <= 64 * max(1, tensor.numel()) * 2**tensor.ndim
     assert laid.is_contiguous() == tensor.is_contiguous()
     order = sorted(range(tensor.ndim), key=tensor.stride)
     assert [laid.stride(dim) == 0 for dim in order] == [tensor.stride(dim) == 0 for dim in order] or 1 in tensor.shape
@@ -264,6 +264,21 @@ def test_patterns_of_strides(tensor: Tensor) -> None:
     [None, "1", [], [1], [1 << 40, 1], [-1, 1], [True, 1], [1.0, 1], [4, 1, 1], [3, 1], [100, 1], [1 << 70, 1], [2, 2]],
 )
 def test_what_is_no_pattern(strides: Any) -> None:
-    assert not is_pattern(strides, (5, 3))
-    assert is_pattern([4, 1], (5, 3)) and is_pattern([0, 1], (5, 3)) and is_pattern([0, 0], (5, 3))
-    assert not is_pattern([0, 1], (5, 0))
+    assert not is_pattern(strides, (5, 3), 4)
+    assert is_pattern([4, 1], (5, 3), 4) and is_pattern([0, 1], (5, 3), 4) and is_pattern([0, 0], (5, 3), 4)
+    assert not is_pattern([0, 1], (5, 0), 4)
+
+
+def test_rows_and_first_elements_lie_to_vectors_as_they_did() -> None:
+    """Slices of one tensor, as attention makes them: which kernel runs depends on multiples of 64 bytes."""
+    for part in torch.randn(3, 11, 24).chunk(3, -1):
+        pattern, offset = pattern_of(part), offset_of(part)
+        assert pattern == [11 * 24, 24, 1] and is_offset(offset, 4)
+        laid = laid_out(part, pattern, offset)
+        assert torch.equal(laid, part) and laid.data_ptr() % 64 == part.data_ptr() % 64
+    dense = torch.randn(100)[3:]
+    assert offset_of(dense) == 3 and placed(dense, 3) is dense
+    assert placed(dense).data_ptr() % 64 == 0 and torch.equal(placed(dense), dense)
+    assert pattern_of(torch.randn(7, 1000)[:, :20]) == [24, 1]  # 1000 and 24 leave the same rest
+    for offset in (-1, 16, 1.0, True, None, "1", 1 << 70):
+        assert not is_offset(offset, 4)

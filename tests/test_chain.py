@@ -47,7 +47,7 @@ def test_notation_reads_back(text: str, canonical: str) -> None:
     ("text", "complaint"),
     [
         ("zstd(1) | fp16", r"tensor codecs before bytes codecs, found zstd\(1\) \| fp16; write 'fp16 \| zstd\(1\)'"),
-        ("fp61", r"no codec 'fp61'. Did you mean 'fp16'\? Installed: raw, "),
+        ("fp61", r"no codec 'fp61'. Did you mean 'fp16'.*Installed: raw, "),
         ("topk", "wrong arguments for codec 'topk'.*missing"),
         ("topk(0.1, 2)", "wrong arguments"),
         ("topk(fracion=0.1)", "wrong arguments"),
@@ -257,7 +257,7 @@ def _with(frame: bytes, **changes: str | None) -> bytes:
         {"format": None},
         {"chain": None},
         *({key: None} for key in ("shape", "dtype", "step")),
-        {"shape": "[3,5]"},
+        {"shape": "[3,50]"},
         {"shape": "[3,-4]"},
         {"shape": "[3,4.0]"},
         {"shape": "[true,12]"},

@@ -61,11 +61,46 @@ def test_codecs_lists_kind_and_origin(capsys: pytest.CaptureFixture[str]) -> Non
     assert all(name in text for name in ("raw", "fp16", "topk", "zstd", "lossless", "lossy", "spliteasy"))
 
 
+def test_codecs_in_columns_with_examples_and_citations(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["codecs"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["name", "kind", "keeps", "example", "origin"]
+    (topk,) = [line for line in lines if line.startswith("topk ")]
+    assert [topk[head.index(word) :].split()[0] for word in head.split()] == topk.split()[:5]
+    assert "arXiv 1704.05021" in " ".join(" ".join(lines).split()) and max(map(len, lines)) <= 120
+
+
+def test_codecs_as_a_markdown_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["codecs", "--markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1, "every row has as many cells"
+    assert any(line.startswith("| `zstd` | bytes | lossless | `zstd(1)` |") for line in lines)
+
+
 def test_measure_compares_chains_on_photographs(capsys: pytest.CaptureFixture[str]) -> None:
     chains = ["raw", "fp16 | zstd(1)"]
     assert main(["measure", *chains, "--model", "resnet18", "--batch", "2", "--size", "64"]) == 0
     text = capsys.readouterr().out
-    assert all(chain in text for chain in chains) and "ratio" in text
+    assert all(chain in text for chain in chains)
+    assert all(column in text for column in ("ratio", "http_bytes", "bias", "floor_ratio", "floor_kind", "encode"))
+    assert "gradient_cosine" not in text and "2·64·16·16" in text
+
+
+@pytest.mark.parametrize("message", ["input_gradients", "outputs"])
+def test_measure_any_message_and_what_learning_feels(message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    network = ["--model", "digits_cnn", "--at", "pool", "flatten", "--repeats", "1"]
+    assert main(["measure", "fp16", *network, "--message", message, "--gradients"]) == 0
+    text = capsys.readouterr().out
+    assert f"{message} of digits_cnn at pool, flatten" in text and "gradient_cosine" in text
+    assert main(["measure", "fp16", *network[:3], "pool", "--message", "outputs"]) == 1
+    assert "name two with --at" in capsys.readouterr().err
+
+
+def test_the_help_of_measure_explains_its_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["measure", "--help"])
+    text = capsys.readouterr().out
+    assert all(column in text for column in ("http_bytes", "bias", "floor_ratio", "gradient_cosine", "examples:"))
 
 
 def test_train_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

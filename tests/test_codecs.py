@@ -1,7 +1,7 @@
-"""The contract of codecs, held over everything registered; the registry; fp16 and zstd in particular."""
+"""Faulty codecs are found; the registry; fp16 and zstd in particular."""
 
-import hashlib
 import math
+import re
 from collections.abc import Iterator
 from importlib import metadata
 from importlib.metadata import EntryPoint
@@ -32,9 +32,6 @@ from spliteasy.codecs.testing import check_codec
 from spliteasy.errors import CodecError, FrameError
 from spliteasy_plugins.lossless import Zstd
 
-EXAMPLES = [row.example for row in registry.describe_codecs()]
-CHAINS = ["topk(0.1) | fp16 | zstd(1)", "fp16 | zstd(3)", "topk(0.5) | topk(0.5)", "zstd(-3) | zstd(1)", "topk(1.0)"]
-
 
 @pytest.fixture
 def clean_registry() -> Iterator[None]:
@@ -58,11 +55,6 @@ class Same(TensorCodec):
 
     def bounds(self, spec: TensorSpec) -> dict[str, PlaneBound]:
         return {"values": PlaneBound(spec.dtype, spec.max_numel)}
-
-
-@pytest.mark.parametrize("notation", EXAMPLES + CHAINS)
-def test_every_codec_keeps_the_contract(notation: str) -> None:
-    check_codec(notation)
 
 
 class Writes(Same):
@@ -156,6 +148,7 @@ def test_a_codec_from_a_notebook_works_like_an_installed_one() -> None:
         ("raw", type("Another", (Same,), {}), r"two codecs are named 'raw'.*spliteasy.*Another"),
         ("fp16", type("Another", (Same,), {}), r"two codecs are named 'fp16'.*spliteasy.*Another"),
         ("not a name", Same, "letters, digits"),
+        ("lambda", Same, "which no notation can hold"),
         ("half", type("Half", (TensorCodec,), {}), "lacks bounds, decode, encode, out"),
         ("number", int, "subclass of TensorCodec or BytesCodec"),
         ("other", type("Named", (Same,), {"name": "else"}), "calls itself 'else'"),
@@ -166,12 +159,14 @@ def test_registering_what_cannot_be_a_codec(name: str, cls: Any, complaint: str)
         register(name, cls)
 
 
-def _installed(monkeypatch: pytest.MonkeyPatch, *others: tuple[str, str, str]) -> None:
+def _installed(
+    monkeypatch: pytest.MonkeyPatch, *others: tuple[str, str, str], requires: list[str] | None = None
+) -> None:
     """As if distributions with these (name, target, distribution) had been installed beside ours."""
     entries = list(metadata.entry_points(group=registry.GROUP))
     for name, value, distribution in others:
         entry = EntryPoint(name, value, registry.GROUP)
-        vars(entry).update(dist=SimpleNamespace(name=distribution, version="1.0"))
+        vars(entry).update(dist=SimpleNamespace(name=distribution, version="1.0", requires=requires))
         entries.append(entry)
     monkeypatch.setattr(metadata, "entry_points", lambda **_: entries)
 
@@ -201,26 +196,29 @@ def test_a_codec_that_does_not_load_says_so_and_leaves_the_others_alone(monkeypa
     assert rows["fp16"].kind == "tensor" and rows["zstd"].lossless and rows["zstd"].origin.startswith("spliteasy")
 
 
+@pytest.mark.parametrize(
+    ("module", "advice"),
+    [
+        ("no_such_library", r"pip install 'elsewhere\[fast\]' brings it"),
+        ("no_such_module", "install the package that provides the module 'no_such_module'"),
+        ("json:nothing", "look for the error in json"),
+    ],
+)
+def test_a_codec_that_lacks_a_library_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, module: str, advice: str
+) -> None:
+    value = module if ":" in module else f"{module}:Codec"
+    _installed(
+        monkeypatch, ("lacking", value, "elsewhere"), requires=["numpy>=1", "no.such-library>=2; extra == 'fast'"]
+    )
+    (row,) = [row for row in registry.describe_codecs() if row.name == "lacking"]
+    assert row.kind == "broken" and re.search(advice, row.summary), row.summary
+
+
 def test_the_core_ships_raw_alone_and_lists_it_first() -> None:
     names = list_codecs()
     assert names[0] == "raw" and {"fp16", "topk", "zstd"} <= set(names)
     assert all(registry.get(name).__module__.startswith("spliteasy_plugins.") for name in ("fp16", "topk", "zstd"))
-
-
-@pytest.mark.parametrize(
-    ("notation", "digest"),
-    [
-        ("raw", "9368311f19db"),
-        ("fp16", "90f8b47063ff"),
-        ("topk(0.25)", "721743f46486"),
-        ("topk(0.01) | fp16", "4b4516a8820b"),
-    ],
-)
-def test_frames_stay_readable_from_version_to_version(notation: str, digest: str) -> None:
-    """Golden bytes: a change of these breaks stored frames, and needs a new ``FORMAT``."""
-    x = torch.arange(-300, 300, dtype=torch.float32).view(2, 3, 10, 10) / 7
-    frame = codec(notation).encode(x, Context(step=5))
-    assert hashlib.sha256(frame).hexdigest()[:12] == digest
 
 
 def test_context_generators_agree_on_both_sides_and_differ_elsewhere() -> None:

@@ -105,6 +105,7 @@ def test_a_call_that_was_lost_can_be_made_again(
             if when == "request" and f"steps/1/{call}".encode() in data and trouble and not lost:
                 lost.append(True)
                 proxy.cut()
+                raise ConnectionAbortedError  # the proxy passes nothing on
 
         def down(data: bytes) -> None:
             if when == "answer" and any(f"steps/1/{call}".encode() in data for data in seen) and trouble and not lost:

@@ -1,12 +1,13 @@
 """Bytes codecs: fewer bytes, the same bits.
 
-Zstandard (RFC 8878), through python-zstandard.
+Zstandard (RFC 8878), through python-zstandard, and LZ4 blocks, through python-lz4.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
+import lz4.block
 import numpy as np
 import numpy.typing as npt
 import zstandard
@@ -14,7 +15,7 @@ import zstandard
 from spliteasy.codecs import BytesCodec
 from spliteasy.errors import CodecError, FrameError
 
-__all__ = ["Zstd"]
+__all__ = ["LZ4", "Zstd"]
 
 EXPANSION = 1 << 15
 """The most a zstd frame can grow when it is decompressed: a block of at least 4 bytes holds at most 128 KiB (RFC
@@ -57,4 +58,59 @@ class Zstd(BytesCodec):
             content = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise FrameError(f"the zstd frame is damaged: {error}") from error
+        return np.frombuffer(content, dtype)
+
+
+class LZ4(BytesCodec):
+    """One LZ4 block. ``level`` 0 is the fast mode, in which a larger ``acceleration`` (1 to 65537) is faster and finds
+    less; 1 to 12 are those of the slow, high-compression mode, which decodes as fast.
+
+    Raises ``CodecError`` for another level or acceleration, and for acceleration in the slow mode.
+    """
+
+    name = "lz4"
+    summary = "LZ4; little compression at great speed"
+    citation = "LZ4 block format (Collet); python-lz4"
+
+    EXPANSION: ClassVar[int] = 255
+    """The most a block can grow: each further byte of a length adds at most 255."""
+
+    LARGEST: ClassVar[int] = 0x7E000000
+    """The most bytes that a block can hold."""
+
+    def __init__(self, level: int = 0, *, acceleration: int = 1) -> None:
+        if type(level) is not int or not 0 <= level <= 12:
+            raise CodecError(f"expected an lz4 level from 0 (fast) to 12 (small); found {level!r}")
+        if type(acceleration) is not int or not 1 <= acceleration <= (1 if level else 65537):
+            raise CodecError(
+                f"expected an lz4 acceleration from 1 to 65537, and 1 above level 0; found {acceleration!r}"
+            )
+        self.level = level
+        self.acceleration = acceleration
+
+    def encode(self, array: npt.NDArray[Any]) -> bytes:
+        """One block, without its size. Raises ``CodecError`` for more than ``LARGEST`` bytes."""
+        if array.nbytes > self.LARGEST:
+            raise CodecError(f"an lz4 block holds at most {self.LARGEST} bytes, found {array.nbytes}; use zstd")
+        data = array.view(np.uint8).data
+        block: bytes = (
+            lz4.block.compress(data, mode="high_compression", compression=self.level, store_size=False)
+            if self.level
+            else lz4.block.compress(data, mode="fast", acceleration=self.acceleration, store_size=False)
+        )
+        return block
+
+    def decode(self, data: memoryview, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
+        """The array again, read-only. The block must fill exactly the expected size, and be able to."""
+        expected = count * dtype.itemsize
+        if expected > min(len(data) * self.EXPANSION, self.LARGEST):
+            raise FrameError(
+                f"expected an lz4 block of {expected} bytes, found {len(data)} bytes, which cannot hold it"
+            )
+        try:
+            content = lz4.block.decompress(data, uncompressed_size=expected)
+        except lz4.block.LZ4BlockError as error:
+            raise FrameError(f"the lz4 block of {expected} bytes is damaged: {error}") from error
+        if len(content) != expected:
+            raise FrameError(f"expected an lz4 block of {expected} bytes, found one of {len(content)}")
         return np.frombuffer(content, dtype)

@@ -1,9 +1,9 @@
 """Codecs: what makes a tensor smaller on the wire. Everything a plugin needs is here and in ``spliteasy.errors``."""
 
-from spliteasy.codecs.base import BytesCodec, Codec, Context, PlaneBound, TensorCodec, TensorSpec
+from spliteasy.codecs.base import BytesCodec, Codec, Context, PlaneBound, Planes, TensorCodec, TensorSpec
 from spliteasy.codecs.chain import Chain, codec
 from spliteasy.codecs.fitted import FittedCodec, Parameters, remember
-from spliteasy.codecs.registry import list_codecs, register
+from spliteasy.codecs.registry import describe_codecs, list_codecs, register
 
 __all__ = [
     "BytesCodec",
@@ -13,9 +13,11 @@ __all__ = [
     "FittedCodec",
     "Parameters",
     "PlaneBound",
+    "Planes",
     "TensorCodec",
     "TensorSpec",
     "codec",
+    "describe_codecs",
     "list_codecs",
     "register",
     "remember",

@@ -27,11 +27,11 @@ import hashlib
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,17 @@ if TYPE_CHECKING:
     from spliteasy.codecs.chain import Chain
     from spliteasy.codecs.fitted import Parameters
 
-__all__ = ["BytesCodec", "BytesLike", "Codec", "Context", "PlaneBound", "Planes", "TensorCodec", "TensorSpec"]
+__all__ = [
+    "BytesCodec",
+    "BytesLike",
+    "Codec",
+    "Context",
+    "PlaneBound",
+    "Planes",
+    "TensorCodec",
+    "TensorSpec",
+    "arguments_of",
+]
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
 """Anything whose bytes can be read without a copy; of a NumPy array, its ``data``."""
@@ -124,9 +134,13 @@ class Context:
     filled by encode and by decode alike (in opposite order, so a codec that may stand twice in a chain puts ``stage``
     into its keys). ``state``: this stream's state; it starts as the committed state, and what is left in it after the
     call is the proposal that the committed step commits. ``seed``, ``step``, ``message``, ``tensor`` (index within
-    the message) and ``stage`` seed the ``generator``. ``spec`` describes the tensor in hand; the chain sets it, and
-    ``stage``, before each codec's turn. ``counts`` is for what encoding has to tell those who measure: elements that
-    were cut off at the largest representable number are added up under ``saturated``.
+    the message), ``stage`` and ``within`` (the stages that a chain within a codec stands in) seed the ``generator``.
+    ``spec`` describes the tensor in hand; the chain sets it, and ``stage``, before each codec's turn. ``counts`` is for
+    what encoding has to tell those who measure: elements that were cut off at the largest representable number are
+    added up under ``saturated``.
+
+    State is saved with the session, so it holds tensors (in memory of their own: the one in hand is the caller's), what
+    JSON can hold, and dicts of these by name.
     """
 
     message: str = "activations"
@@ -139,6 +153,7 @@ class Context:
     stage: int = 0
     spec: TensorSpec | None = None
     counts: dict[str, int] = field(default_factory=dict)
+    within: tuple[int, ...] = ()
 
     @property
     def gradient(self) -> bool:
@@ -152,7 +167,8 @@ class Context:
     @cached_property
     def generator(self) -> torch.Generator:
         """A CPU generator of this stage's own, the same on both sides of the wire and in every retry."""
-        name = f"{self.seed}/{self.step}/{self.message}/{self.tensor}/{self.stage}"
+        place = ".".join(map(str, (*self.within, self.stage)))
+        name = f"{self.seed}/{self.step}/{self.message}/{self.tensor}/{place}"
         digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
@@ -164,6 +180,11 @@ class Context:
         yield own
         if own.state:
             self.state[str(stage)] = own.state
+
+    def nested(self, state: dict[str, Any]) -> Context:
+        """This context for a chain within the codec in turn: random numbers of its own, and ``state``, which is the
+        codec's to keep; ``pair`` and ``counts`` are shared."""
+        return replace(self, within=(*self.within, self.stage), stage=0, spec=None, state=state)
 
 
 class Codec(ABC):
@@ -215,11 +236,12 @@ class TensorCodec(Codec):
     """A tensor to planes and back. See the head of this module for what may be relied on.
 
     ``elementwise``: each element is coded without regard to where it stands, so the chain may hand the dimensions
-    over in memory order, which saves a copy for channels-last tensors.
+    over in memory order (``channel_axis`` moves along), which saves a copy for channels-last tensors. It may depend on
+    the arguments.
     """
 
     kind = "tensor"
-    elementwise: ClassVar[bool] = False
+    elementwise: bool = False
 
     @abstractmethod
     def encode(self, x: torch.Tensor, context: Context) -> dict[str, torch.Tensor]:
@@ -237,6 +259,31 @@ class TensorCodec(Codec):
     @abstractmethod
     def bounds(self, spec: TensorSpec) -> dict[str, PlaneBound]:
         """The dtype and largest size of every plane, so that decoding can check before it allocates."""
+
+    def floor(self, x: torch.Tensor, context: Context) -> float | None:
+        """The fewest bits that the side planes of ``x`` can take on average if all that they could say is equally
+        likely: for k of d positions, log2 of the number of ways to choose them. None where the codec knows of no such
+        number. Only those who measure ask; ``context.spec`` describes ``x``, and ``values`` are not counted."""
+        return None
+
+    @property
+    def unfitted(self) -> tuple[TensorCodec, ...]:
+        """The codecs in this one, itself or those that it wraps, that must be fitted before it can be used."""
+        return ()
+
+    def fit(
+        self,
+        tensors: Sequence[torch.Tensor],
+        gradients: Sequence[torch.Tensor | None] | None = None,
+        message: str = "activations",
+    ) -> Self:
+        """This codec with what it takes from data found on calibration tensors; itself where there is nothing to find.
+
+        Each of ``tensors`` is a tensor of ``message``, a batch; ``gradients`` are those of the loss with respect to
+        each, of its shape (None: not known), for codecs that weigh errors by them. The result is the same for the same
+        tensors. Raises ``CodecError`` if they do not suffice.
+        """
+        return self
 
 
 class BytesCodec(Codec):
@@ -258,6 +305,11 @@ class BytesCodec(Codec):
     def bound(self, nbytes: int) -> int:
         """The most bytes that ``encode`` may return for ``nbytes`` bytes."""
         return nbytes + nbytes // 64 + 4096
+
+
+def arguments_of(codec: Codec) -> dict[str, Any]:
+    """The arguments that ``codec`` was made with, by name."""
+    return {parameter.name: getattr(codec, parameter.name) for parameter in _parameters(type(codec))}
 
 
 @functools.cache

@@ -17,7 +17,7 @@ import torch
 
 from spliteasy.codecs import container, layout
 from spliteasy.codecs.base import BytesCodec, BytesLike, Codec, Context, PlaneBound, Planes, TensorCodec, TensorSpec
-from spliteasy.codecs.fitted import FittedCodec, Parameters
+from spliteasy.codecs.fitted import Parameters
 from spliteasy.codecs.notation import parse
 from spliteasy.codecs.planes import VALUES, join, pack, receive, shaped, split
 from spliteasy.codecs.raw import Raw
@@ -91,24 +91,43 @@ class Chain:
         """The fitted parameters that the other side must have too, each once."""
         return tuple({held.digest: held for stage in self.codecs for held in stage.shipped}.values())
 
-    def fit(self, tensors: Sequence[torch.Tensor], message: str = "activations") -> Chain:
+    @property
+    def unfitted(self) -> tuple[TensorCodec, ...]:
+        """The codecs that must be fitted before the chain can be used."""
+        return tuple(inner for stage in self.tensor_codecs for inner in stage.unfitted)
+
+    def fit(
+        self,
+        tensors: Sequence[torch.Tensor],
+        message: str = "activations",
+        gradients: Sequence[torch.Tensor | None] | None = None,
+    ) -> Chain:
         """This chain with its fitted codecs fitted on calibration tensors: each one a tensor of ``message``, a batch.
 
-        Codecs before a fitted one act on the tensors first; one that is fitted already is left as it is. Raises
+        ``gradients`` are those of the loss with respect to each tensor, of its shape (None: not known). Codecs before
+        a fitted one act on the tensors first; gradients are handed on for as long as these keep the shape. A codec
+        that is fitted already is left as it is, and tensors that are not floating are left alone. Raises
         ``CodecError`` if the tensors do not suffice.
         """
+        if not self.unfitted:
+            return self
+        last = max(index for index, stage in enumerate(self.tensor_codecs) if stage.unfitted)
         values = [_plain(tensor).contiguous() for tensor in tensors]
         specs = [TensorSpec.of(tuple(value.shape), value.dtype) for value in values]
+        felt = _paired(values, gradients)
         fitted: list[Codec] = []
         for index, stage in enumerate(self.tensor_codecs):
-            if isinstance(stage, FittedCodec) and not stage.shipped:
-                stage = stage.fit(values)
+            if stage.unfitted:
+                floating = [place for place, spec in enumerate(specs) if spec.dtype.is_floating_point]
+                stage = stage.fit([values[place] for place in floating], [felt[place] for place in floating], message)
             fitted.append(stage)
             for place, (value, spec) in enumerate(zip(values, specs, strict=True)):
-                if stage.lossless or spec.dtype.is_floating_point:
+                if index < last and (stage.lossless or spec.dtype.is_floating_point):
                     with Context(message).turn(index, spec) as own:
                         values[place], _ = split(stage, stage.encode(value, own), spec)
                     specs[place] = stage.out(spec)
+                    if specs[place].shape != spec.shape:
+                        felt[place] = None
         return Chain([*fitted, *self.bytes_codecs])
 
     def out(self, spec: TensorSpec) -> TensorSpec:
@@ -153,20 +172,32 @@ class Chain:
             raise FrameError(
                 f"the frame states {stated.nbytes} bytes of tensor; without a spec, at most {limit} are read"
             )
+        if spec is None:
+            try:
+                self.bounds(stated)
+            except CodecError as error:
+                raise FrameError(f"the frame states a tensor that {repr(self)!r} cannot take: {error}") from error
         if spec is not None and (stated.shape, stated.dtype) != (spec.shape, spec.dtype):
             raise FrameError(
                 f"expected {spec.dtype} of {spec.shape}, the frame states {stated.dtype} of {stated.shape}"
             )
-        tensor = self.decode_planes(planes, notes, spec or stated, context)
+        try:
+            tensor = self.decode_planes(planes, notes, spec or stated, context)
+        except CodecError as error:
+            if spec is not None:
+                raise
+            raise FrameError(
+                f"the frame states {stated.dtype} of {stated.shape}, for which no {self!r} is: {error}"
+            ) from error
         begin = container.tensor_of(frame, torch.uint8).data_ptr()
         inside = begin <= tensor.data_ptr() < begin + memoryview(frame).nbytes
         return tensor.clone(memory_format=torch.preserve_format) if inside else tensor
 
     def encode_planes(
-        self, tensor: torch.Tensor, context: Context | None = None
+        self, tensor: torch.Tensor, context: Context | None = None, spec: TensorSpec | None = None
     ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """The planes of ``tensor``, flat, contiguous and on the CPU, and the notes (JSON) that decoding needs beside
-        them.
+        them. ``spec`` says what the dimensions are, where the tensor is not a message's but what a codec made of it.
 
         Planes that no codec changed are views of the tensor's memory. The notes hold ``layout`` where it is not the
         default one, and ``packed`` for planes that the bytes codecs made smaller: dtype, number of elements, then the
@@ -175,7 +206,7 @@ class Chain:
         context = context or Context()
         tensor = _plain(tensor)
         lies = layout.layout_of(tensor)
-        spec = TensorSpec.of(tuple(tensor.shape), tensor.dtype)
+        spec = spec or TensorSpec.of(tuple(tensor.shape), tensor.dtype)
         order = self._order(spec, lies)
         value = layout.memory_order(tensor, order)
         planes: dict[str, torch.Tensor] = {}
@@ -263,6 +294,20 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
             f"a frame cannot hold a {tensor.layout} tensor of {tensor.dtype} on {tensor.device}; convert it first"
         )
     return tensor.detach().cpu().resolve_conj().resolve_neg()
+
+
+def _paired(
+    tensors: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor | None] | None
+) -> list[torch.Tensor | None]:
+    """A gradient for every tensor, or None. Raises ``CodecError`` if one is of another shape."""
+    if gradients is None:
+        return [None] * len(tensors)
+    found = [None if gradient is None else _plain(gradient).contiguous() for gradient in gradients]
+    shapes = [None if gradient is None else tuple(gradient.shape) for gradient in found]
+    expected = [tuple(tensor.shape) for tensor in tensors]
+    if len(shapes) != len(expected) or any(one not in (None, own) for one, own in zip(shapes, expected, strict=True)):
+        raise CodecError(f"expected a gradient of the shape of each tensor, {expected}, found {shapes}")
+    return found
 
 
 def _stated(metadata: Mapping[str, str]) -> tuple[TensorSpec, dict[str, Any]]:

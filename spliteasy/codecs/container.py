@@ -94,7 +94,8 @@ def tensor_of(data: BytesLike, dtype: torch.dtype) -> torch.Tensor:
 
 def bytes_of(plane: torch.Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor, a view of its memory."""
-    return plane.detach().reshape(-1).view(torch.uint8).numpy().data
+    flat = plane.detach().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")  # an empty one has any stride
 
 
 def write(planes: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> list[bytes | memoryview]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import keyword
 import os
 import re
 import sys
@@ -35,7 +36,8 @@ _registered: dict[str, type[Codec]] = {Raw.name: Raw}
 
 class CodecRow(NamedTuple):
     """One line of ``spliteasy codecs``. ``kind`` is ``tensor`` or ``bytes``, or ``broken`` for a codec that does not
-    load; its ``summary`` then says why. ``origin`` is the distribution it came with, ``example`` a notation to try."""
+    load; its ``summary`` then says why, and what to install. ``origin`` is the distribution it came with, ``example``
+    a notation to try."""
 
     name: str
     kind: str
@@ -101,8 +103,9 @@ def _check(name: str, cls: object, source: str) -> type[Codec]:
         raise CodecError(f"{source}: expected a subclass of TensorCodec or BytesCodec, found {cls!r}")
     if inspect.isabstract(cls):
         raise CodecError(f"{source}: {cls.__name__} lacks {', '.join(sorted(cls.__abstractmethods__))}")
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-        raise CodecError(f"{source}: expected a name of letters, digits and underscores, found {name!r}")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or keyword.iskeyword(name):
+        found = f"{name!r}, which no notation can hold" if keyword.iskeyword(name) else repr(name)
+        raise CodecError(f"{source}: expected a name of letters, digits and underscores, found {found}")
     if vars(cls).get("name", name) != name:
         raise CodecError(f"{source}: {cls.__name__} calls itself {cls.name!r}; its attribute `name` must be {name!r}")
     return cls
@@ -114,10 +117,29 @@ def _load(entry: EntryPoint) -> type[Codec]:
     try:
         cls = entry.load()
     except Exception as error:
-        raise CodecError(f"{source} does not load: {type(error).__name__}: {error}; install what it needs") from error
+        advice = _advice(error, entry)
+        raise CodecError(f"{source} does not load: {type(error).__name__}: {error}; {advice}") from error
     checked = _check(entry.name, cls, source)
     checked.name = entry.name
     return checked
+
+
+def _advice(error: Exception, entry: EntryPoint) -> str:
+    """What to do about a codec that does not load: the extra of its distribution that brings the missing library."""
+    missing = (getattr(error, "name", None) or "").split(".")[0] if isinstance(error, ImportError) else ""
+    if not missing:
+        return f"look for the error in {entry.module}, or ask the authors of {_origin(entry)}"
+    owner = entry.dist
+    for requirement in getattr(owner, "requires", None) or []:
+        found = re.match(r"([\w.-]+).*;.*\bextra\s*==\s*['\"]([\w.-]+)['\"]", requirement)
+        if owner and found and _plain_name(found[1]) == _plain_name(missing) and found[2] != "test":
+            return f"pip install '{owner.name}[{found[2]}]' brings it"
+    return f"install the package that provides the module {missing!r}"
+
+
+def _plain_name(name: str) -> str:
+    """A distribution's or module's name, by the spelling that both may share."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _entry_points() -> dict[str, EntryPoint]:

@@ -13,7 +13,9 @@ from werkzeug.exceptions import HTTPException
 import spliteasy
 from spliteasy import errors
 from spliteasy.codecs import container
+from spliteasy.codecs.state import flatten
 from spliteasy.errors import FrameError, SplitEasyError
+from spliteasy.heads import FRAME_TYPE, answer_head
 from spliteasy.server.compute import ComputeThread
 from spliteasy.server.opening import SessionConfig, open_session
 from spliteasy.server.session import Commit, Session
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["create_app"]
 
-_FRAME = "application/octet-stream"
 _PIECE = 1 << 20
 _STATUS: dict[type[SplitEasyError], int] = {
     errors.TokenError: 401,
@@ -91,6 +92,11 @@ def create_app(
         current = session(identifier)
         return _bytes(computed(lambda: save_tensors(*flatten_state(current.updater.state()))))
 
+    @app.get("/v1/sessions/<identifier>/codecs")
+    def codecs(identifier: str) -> Response:
+        current = session(identifier)
+        return _bytes(computed(lambda: save_tensors(*flatten(current.streams.state()))))
+
     @app.delete("/v1/sessions/<identifier>")
     def close(identifier: str) -> Response:
         store.close(identifier, _token(request.environ))
@@ -129,8 +135,8 @@ def create_app(
                 frame = computed(lambda: work(step, Frame.parse(body)))
             except Exception as error:
                 response = refused(error) if isinstance(error, SplitEasyError) else failed(error)
-                return _head(response.status, response.mimetype, len(response.data)), [response.data]
-            return _head("200 OK", _FRAME, frame.nbytes), frame.pieces
+                return answer_head(response.status, response.mimetype, len(response.data)), [response.data]
+            return answer_head("200 OK", FRAME_TYPE, frame.nbytes), frame.pieces
 
     app.extensions["spliteasy"] = Call()
     return app
@@ -138,10 +144,6 @@ def create_app(
 
 def _work(session: Session, phase: str) -> Callable[[int, Frame], Frame]:
     return session.forward if phase == "forward" else session.backward
-
-
-def _head(status: str, kind: str | None, size: int) -> bytes:
-    return f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {size}\r\n\r\n".encode("ascii")
 
 
 def _token(environ: WSGIEnvironment) -> str:
@@ -173,7 +175,7 @@ def _bytes(data: bytes) -> Response:
 
 
 def _bytes_of(pieces: Collection[bytes | memoryview], size: int) -> Response:
-    response = Response(_content(pieces, size), mimetype=_FRAME, direct_passthrough=True)
+    response = Response(_content(pieces, size), mimetype=FRAME_TYPE, direct_passthrough=True)
     response.content_length = size
     return response
 

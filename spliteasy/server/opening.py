@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from spliteasy.codecs.container import DTYPE_NAMES
-from spliteasy.errors import FrameError, SessionError, SplitEasyError, SplitError
+from spliteasy.codecs.shipping import receive_shipped
+from spliteasy.errors import CodecError, FrameError, SessionError, SplitEasyError, SplitError
 from spliteasy.models import Recipe, build
 from spliteasy.optimization import check_optimizer, make_loss
 from spliteasy.server.session import Session
@@ -24,8 +25,9 @@ __all__ = ["SessionConfig", "boundary_digest", "open_session"]
 
 @dataclass(frozen=True)
 class SessionConfig:
-    """Everything but the weights: the network by name, the cuts, chains, optimizer, loss (single split) and seed.
+    """Everything but the tensors: the network by name, the cuts, chains, optimizer, loss (single split) and seed.
 
+    ``fitted`` are the digests of what the chains' codecs were fitted to, which travels beside the weights.
     ``digest`` fingerprints the boundaries as the device's libraries trace them; ``frozen`` names B's parameters that
     are not trained and ``layouts`` those that do not lie in memory row by row; ``evaluating`` are the network's modules
     that stay in eval mode; ``norms`` asks for gradient norms with every
@@ -39,6 +41,7 @@ class SessionConfig:
     input_dtype: str
     dtype: str
     codecs: dict[str, str]
+    fitted: list[str]
     optimizer: dict[str, Any]
     loss: str | None
     backward: str
@@ -62,8 +65,8 @@ class SessionConfig:
             value = None
         kinds: dict[str, type | tuple[type, ...]] = {
             "model": str, "arguments": dict, "cuts": list, "input_shape": list, "input_dtype": str, "dtype": str,
-            "codecs": dict, "optimizer": dict, "loss": (str, type(None)), "backward": str, "seed": int, "frozen": list,
-            "evaluating": list, "layouts": dict, "norms": bool, "digest": str,
+            "codecs": dict, "fitted": list, "optimizer": dict, "loss": (str, type(None)), "backward": str, "seed": int,
+            "frozen": list, "evaluating": list, "layouts": dict, "norms": bool, "digest": str,
         }  # fmt: skip
         names = [field.name for field in fields(cls)]
         if not isinstance(value, dict) or set(value) != set(names):
@@ -77,7 +80,7 @@ class SessionConfig:
             raise FrameError(f"Expected an input shape of whole numbers, found {value['input_shape']}.")
         if not 1 <= len(value["cuts"]) <= 2:
             raise FrameError(f"Expected one or two cuts, found {len(value['cuts'])}.")
-        for name in ("cuts", "frozen", "evaluating"):
+        for name in ("cuts", "fitted", "frozen", "evaluating"):
             if not all(isinstance(item, str) for item in value[name]):
                 raise FrameError(f"Expected names in {name} of the session's configuration, found {value[name]!r}.")
         if (value["loss"] is not None) != (len(value["cuts"]) == 1):
@@ -85,12 +88,15 @@ class SessionConfig:
         return cls(**value)
 
 
-def open_session(config: SessionConfig, weights: Mapping[str, torch.Tensor], allow: Collection[str] = ()) -> Session:
+def open_session(config: SessionConfig, tensors: Mapping[str, torch.Tensor], allow: Collection[str] = ()) -> Session:
     """Build the network, split it, give B its weights and start a session; A and C are forgotten.
 
-    Raises what `models.build`, `split`, `Codecs` and the optimizer raise for names they do not know, and `SplitError`
+    ``tensors`` are B's weights and the parameters of fitted codecs, which only the session's codecs hold on to. Raises
+    `FrameError` if these have other digests than announced or no chain names them, `CodecError` if a chain names
+    others, what `models.build`, `split`, `Codecs` and the optimizer raise for names they do not know, and `SplitError`
     when this machine's libraries trace the network differently from the device's.
     """
+    codecs, weights = _agreed(config, tensors)
     result = _split(config, allow)
     if boundary_digest(result) != config.digest:
         raise SplitError(
@@ -106,13 +112,33 @@ def open_session(config: SessionConfig, weights: Mapping[str, torch.Tensor], all
     return Session(
         result.b,
         result.routes,
-        Codecs.from_dict(config.codecs),
+        codecs,
         check_optimizer(config.optimizer),
         loss=make_loss(config.loss) if config.loss is not None else None,
         backward=config.backward,
         seed=config.seed,
         norms=config.norms,
     )
+
+
+def _agreed(config: SessionConfig, tensors: Mapping[str, torch.Tensor]) -> tuple[Codecs, dict[str, torch.Tensor]]:
+    """The chains, with the parameters that came for them, and the weights.
+
+    Parameters that only another session of this server brought do not count: whether that one is open must make no
+    difference.
+    """
+    held, weights = receive_shipped(tensors, config.fitted)
+    codecs = Codecs.from_dict(config.codecs)
+    codecs.require_fitted(single=len(config.cuts) == 1)
+    came, named = {parameters.digest for parameters in held}, {parameters.digest for parameters in codecs.shipped}
+    if named - came:
+        raise CodecError(
+            f"The chains name fitted parameters that did not come with them: {', '.join(sorted(named - came))}. Ship "
+            "them when opening the session, as se.Trainer does."
+        )
+    if came - named:
+        raise FrameError(f"Expected the parameters of fitted codecs alone, found {', '.join(sorted(came - named))}.")
+    return codecs, weights
 
 
 def _split(config: SessionConfig, allow: Collection[str]) -> Split:

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from spliteasy.errors import SessionError, TokenError
 from spliteasy.server.session import Session
 
-__all__ = ["SessionStore"]
+__all__ = ["IDENTIFIER_BYTES", "TOKEN_BYTES", "SessionStore"]
+
+IDENTIFIER_BYTES, TOKEN_BYTES = 12, 32
+"""The random bytes in a session's identifier and token, which are written in base64."""
 
 
 @dataclass
@@ -51,7 +54,7 @@ class SessionStore:
         try:
             session = build()
             with self._lock:
-                identifier, token = secrets.token_urlsafe(12), secrets.token_urlsafe(32)
+                identifier, token = secrets.token_urlsafe(IDENTIFIER_BYTES), secrets.token_urlsafe(TOKEN_BYTES)
                 self._entries[identifier] = _Entry(session, token, self._clock())
         finally:
             with self._lock:

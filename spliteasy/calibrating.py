@@ -1,0 +1,179 @@
+"""Fit codecs to what really crosses the cuts: some batches through the split, forward and backward, not updating."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+
+import torch
+from torch import nn
+
+from spliteasy.backward import Pass
+from spliteasy.boundary import Scalar
+from spliteasy.checking import check_batch
+from spliteasy.codecs.base import Codec
+from spliteasy.codecs.chain import Chain
+from spliteasy.codecs.fitted import FittedCodec
+from spliteasy.errors import DataError, SplitError, TrainingError
+from spliteasy.optimization import Loss, make_loss, scalar_loss
+from spliteasy.seeding import StepRandom, preserved
+from spliteasy.segment import Buffers, Segment
+from spliteasy.splitting import Split
+from spliteasy.wire import MESSAGES, Codecs, as_codecs
+
+__all__ = ["calibrate"]
+
+_PAIRS = (("activations", "input_gradients"), ("outputs", "output_gradients"))
+
+_Tensors = list[torch.Tensor | None]
+
+
+def calibrate(
+    split: Split,
+    codecs: Codecs | Chain | Codec | str,
+    loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    *,
+    loss: str | Loss = "cross_entropy",
+    batches: int = 8,
+    progress: bool = True,
+) -> Codecs:
+    """``codecs`` with every codec fitted that is still to be fitted, such as ``pca(32)``, for `Trainer` to use.
+
+    The first ``batches`` batches of inputs and labels of ``loader`` run through the split in this process, in train
+    mode, forward and backward with ``loss``, drawing the random numbers of steps 0, 1, … under seed 0. Nothing is
+    updated: parameters, gradients, buffers, modes and the random generator are afterwards what they were, to the bit.
+    Every message's chain is fitted to that message's tensors, each tensor of a forward message together with its
+    gradient. A codec that stands unfitted and equal at the same place of a message's chain and of its gradient's
+    (activations and input_gradients, outputs and output_gradients) is fitted once, to the forward message, and shared:
+    it is shipped once, and the gradient goes back through the same map. Chains of messages that a single split does
+    not send stay as they are.
+
+    Takes memory for these messages uncompressed. Raises `SplitError` for a network that is not cut, `DataError` for
+    batches that do not fit or that there are none of, `CodecError` if they do not suffice for a codec.
+    """
+    chains = as_codecs(codecs)
+    if type(batches) is not int or batches < 1:
+        raise TrainingError(f"Expected batches of 1 or more, found {batches!r}.")
+    if not split.cuts:
+        raise SplitError("Expected a split with cuts, found a network in one piece, where nothing is sent. Cut it.")
+    wanted = [pair for pair in _PAIRS[: len(split.cuts)] if any(chains.chain(message).unfitted for message in pair)]
+    if not wanted:
+        return chains
+    seen = _observed(split, loader, loss, batches, {message for pair in wanted for message in pair}, progress)
+    fitted = {message: chains.chain(message) for message in MESSAGES}
+    for forward, backward in wanted:
+        there, back = _complete(seen[forward], seen[backward])
+        shared = fitted[forward].fit(there, forward, back)
+        own = _sharing(fitted[backward], fitted[forward], shared)
+        gradients = [gradient for gradient in seen[backward] if gradient is not None]
+        fitted[forward], fitted[backward] = shared, own.fit(gradients, backward) if own.unfitted else own
+    return Codecs(**fitted)
+
+
+def _sharing(chain: Chain, unfitted: Chain, fitted: Chain) -> Chain:
+    """``chain`` with the codecs of ``fitted`` where ``unfitted`` had the same one at the same place."""
+    stages = list(chain.codecs)
+    for place, (own, before, after) in enumerate(zip(chain.codecs, unfitted.codecs, fitted.codecs, strict=False)):
+        if isinstance(own, FittedCodec) and own == before:
+            stages[place] = after
+    return Chain(stages)
+
+
+def _complete(tensors: _Tensors, gradients: _Tensors) -> tuple[list[torch.Tensor], _Tensors]:
+    """The tensors that were there, and the gradients of those."""
+    pairs = [(tensor, gradient) for tensor, gradient in zip(tensors, gradients, strict=True) if tensor is not None]
+    return [tensor for tensor, _ in pairs], [gradient for _, gradient in pairs]
+
+
+def _observed(
+    split: Split,
+    loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    loss: str | Loss,
+    batches: int,
+    wanted: set[str],
+    progress: bool,
+) -> dict[str, _Tensors]:
+    """The tensors of the wanted messages, by message, batch after batch, a message's beside its gradient's."""
+    from tqdm.auto import tqdm
+
+    function = make_loss(loss)
+    seen: dict[str, _Tensors] = {message: [] for message in wanted}
+    with ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=batches, desc="calibrate", unit="batch", disable=not progress))
+        for context in (preserved(), torch.enable_grad(), _untouched(split)):
+            stack.enter_context(context)
+        for step, batch in enumerate(islice(loader, batches)):
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                raise DataError(f"Expected batches as pairs of inputs and labels, found {type(batch).__name__}.")
+            check_batch(split, loss, *batch)
+            for message, tensors in _messages(split, *batch, function, step).items():
+                if message in wanted:
+                    seen[message] += [None if tensor is None else tensor.detach().clone() for tensor in tensors]
+            for parameter in split.model.parameters():
+                parameter.grad = None
+            bar.update()
+        bar.total = bar.n
+    if not any(seen.values()):
+        raise DataError("Expected batches to calibrate with, found none: the loader is empty, or was used up.")
+    return seen
+
+
+def _messages(split: Split, x: torch.Tensor, y: torch.Tensor, loss: Loss, step: int) -> dict[str, _Tensors]:
+    """The messages of one step by name; gradients in the order of the tensors that they belong to."""
+    route, (a_segment, b_segment, c_segment) = split.routes[True], (split.a, split.b, split.c)
+    assert b_segment is not None
+    StepRandom(0, step)
+    a = Pass.of_input(a_segment, x)
+    b = _entered(b_segment, len(a.tensors_out), {slot: (a, slot) for slot in route.up}, a.scalars_out)
+    up: _Tensors = [a.tensors_out[slot] for slot in route.up]
+    if c_segment is None:
+        scalar_loss(loss(b.output, y)).backward()  # type: ignore[no-untyped-call]
+        inputs = b.input_gradients()
+        return {"activations": up, "input_gradients": [inputs[slot] for slot in route.up]}
+    entering = {**{slot: (b, slot) for slot in route.down}, **{slot: (a, first) for slot, first in route.kept.items()}}
+    c = _entered(c_segment, len(entering), entering, b.scalars_out)
+    scalar_loss(loss(c.output, y)).backward()  # type: ignore[no-untyped-call]
+    from_c = c.input_gradients()
+    gradients: _Tensors = [None] * len(b.tensors_out)
+    for slot in route.back:
+        gradients[slot] = from_c[slot]
+    inputs, _ = b.backward(gradients)
+    return {
+        "activations": up,
+        "input_gradients": [inputs[slot] for slot in route.up],
+        "outputs": [*(b.tensors_out[slot] for slot in route.down), *(None for _ in route.shared)],
+        "output_gradients": [from_c[slot] for slot in route.back],
+    }
+
+
+def _entered(segment: Segment, slots: int, sources: dict[int, tuple[Pass, int]], scalars: Sequence[Scalar]) -> Pass:
+    """A forward of ``segment``, each entry slot of which comes from a slot of a pass before."""
+    tensors: _Tensors = [None] * slots
+    needs = [False] * slots
+    for slot, (before, place) in sources.items():
+        tensors[slot], needs[slot] = before.tensors_out[place].detach(), before.needs_gradient[place]
+    return Pass(segment, tensors, scalars, needs)
+
+
+@contextmanager
+def _untouched(split: Split) -> Iterator[None]:
+    """Train mode, and afterwards modes, buffers and gradients as they were, whatever happens inside."""
+    modules = list({id(m): m for root in (split.model, *split.segments) for m in root.modules()}.values())
+    modes = [(module, module.training) for module in modules]
+    held: list[tuple[nn.Parameter, torch.Tensor | None]] = [(p, p.grad) for p in split.model.parameters()]
+    buffers = [Buffers(segment) for segment in split.segments]
+    for parameter, _ in held:
+        parameter.grad = None
+    try:
+        if not (split.model.training and split.a.training):
+            split.train()
+        split.check_modes()
+        yield
+    finally:
+        for segment in buffers:
+            segment.restore()
+        for parameter, gradient in held:
+            parameter.grad = gradient
+        for module, training in modes:
+            module.training = training
