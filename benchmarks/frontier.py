@@ -59,7 +59,7 @@ CHAINS = {
 QUICK = ["half and zstd", "top 10 %", "top 3 %, int8", "PCA 32, int4", FROZEN]
 
 DATA = {"digits": "digits(size=32, channels=3)", "patches": "patches(cells=2, crops=4)"}
-EPOCHS = {"digits": 3, "patches": 6}
+EPOCHS = {"digits": 8, "patches": 8}
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="default: both")
     parser.add_argument("--chains", nargs="+", choices=CHAINS, default=None, help="labels (default: all)")
     parser.add_argument("--seeds", type=int, default=5, help="default: 5")
-    parser.add_argument("--epochs", type=int, default=None, help="default: 3 on digits, 6 on others")
+    parser.add_argument("--epochs", type=int, default=None, help="default: 8")
     parser.add_argument("--batch", type=int, default=64, help="default: 64")
     parser.add_argument("--cifar10", default=None, metavar="FOLDER", help="also on CIFAR-10, from this folder")
     parser.add_argument("--server", action="store_true", help="two processes, HTTP bytes (default: frames)")
@@ -108,7 +108,7 @@ def study(options: argparse.Namespace, name: str, source: str, label: str, chain
     folder = options.folder / f"{label.split('/')[0].lower()}-{name}{'-http' if options.server else ''}"
     result = se.sweep(
         {label: model}, cuts, chains, source,
-        seeds=options.seeds, epochs=options.epochs or EPOCHS.get(name, 6), batch=options.batch,
+        seeds=options.seeds, epochs=options.epochs or EPOCHS.get(name, 8), batch=options.batch,
         optimizer={"name": "SGD", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}, schedule="cosine",
         frozen=[one for one in chains if one.startswith("A frozen")], server=options.server, out=folder,
     )  # fmt: skip

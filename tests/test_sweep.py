@@ -123,6 +123,15 @@ def test_a_frozen_device_learns_nothing_and_needs_no_gradients() -> None:
     assert "raw, A frozen" not in set(found.best(100)["chain"]), "a control, not a candidate"
 
 
+def test_fitted_codecs_are_calibrated_in_each_run_and_their_bytes_are_spread_over_the_training() -> None:
+    found = study(chains={"pca": "activations=pca(16) | fp16; input_gradients=pca(16) | fp16"}, seeds=1)
+    row = found.rows.set_index("chain").loc["pca"]
+    basis = 4 * 16 * 512  # of the activations (32, 4, 4), shared by their gradients
+    assert basis < row["fitted_bytes"] < 1.2 * basis
+    sent = sum(row[f"bytes.{message}.frame"] for message in ("activations", "output_gradients"))
+    assert row["up_bytes_per_sample"] == pytest.approx(sent + row["fitted_bytes"] / row["samples"])
+
+
 def test_networks_of_ones_own_and_single_splits() -> None:
     found = study(models={"mine": perceptron}, cuts=["1", ()], chains=["fp16"], seeds=[7], schedule="cosine")
     assert list(found.table["cut"]) == ["1", "1", "no split", "no split"]
@@ -168,6 +177,10 @@ REFUSED: list[tuple[Mapping[str, Any], type[Exception], str]] = [
     ({"epochs": 0}, TrainingError, "epochs"),
     ({"optimizer": {"name": "SDG", "lr": 1}}, TrainingError, "SDG"),
     ({"schedule": "step"}, TrainingError, "schedule"),
+    ({"loss": "crossentropy"}, TrainingError, "crossentropy"),
+    ({"loss": nn.CrossEntropyLoss()}, TrainingError, "loss"),
+    ({"backward": "exactly"}, TrainingError, "exactly"),
+    ({"clip_norm": -1}, TrainingError, "clip_norm"),
     ({"engine": "dask"}, TrainingError, "local, ray"),
     ({"frozen": ["nothing"]}, TrainingError, "nothing"),
     ({"frozen": ["raw"]}, TrainingError, "raw"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from spliteasy.backward import backward_method
 from spliteasy.codecs.base import Codec
 from spliteasy.codecs.chain import Chain
 from spliteasy.errors import CodecError, CutError, ModelError, SplitEasyError, TrainingError
 from spliteasy.models import load_model
-from spliteasy.optimization import check_optimizer
+from spliteasy.optimization import check_optimizer, make_loss
 from spliteasy.seeding import preserved
 from spliteasy.splitting import Split, split
 from spliteasy.sweeping.datasets import Parts
@@ -52,7 +54,14 @@ class Training:
                 raise TrainingError(f"Expected {name} as a whole number of 1 or more, found {value!r}.")
         if self.schedule not in ("constant", "cosine"):
             raise TrainingError(f"Expected schedule 'constant' or 'cosine', found {self.schedule!r}.")
+        if not isinstance(self.loss, str):
+            raise TrainingError(f"Expected loss as a name of torch.nn.functional, found {self.loss!r:.80}.")
+        norm = self.clip_norm
+        if norm is not None and not (isinstance(norm, (int, float)) and 0 < norm < math.inf):
+            raise TrainingError(f"Expected clip_norm as a number above zero, or None; found {norm!r:.80}.")
         check_optimizer(self.optimizer)
+        make_loss(self.loss)
+        backward_method(self.backward)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-import spliteasy
 from spliteasy import data
+from spliteasy.calibrating import calibrate
 from spliteasy.errors import NonFiniteError
 from spliteasy.runlog import PHASES, RunLog
 from spliteasy.splitting import Split
@@ -53,7 +53,7 @@ def compute(grid: Grid, run: Run, server: str | None = None) -> dict[str, Any]:
 def _trained(grid: Grid, run: Run, server: str | None) -> dict[str, Any]:
     training, parts = grid.training, grid.split(run)
     train = data.loader(grid.data.train, training.batch, seed=run.seed, drop_last=_is_full(grid))
-    codecs, fitted_bytes = _calibrated(grid, run, parts)
+    codecs = _calibrated(grid, run, parts)
     problem, validation, test = "", None, None
     trainer = Trainer(
         parts, server, codecs, training.optimizer, training.loss, training.backward,
@@ -82,20 +82,18 @@ def _trained(grid: Grid, run: Run, server: str | None) -> dict[str, Any]:
         "calls_per_step": len(run.cuts),
         "threads": training.threads,
         "counted": grid.counted,
-        **_sizes(log, fitted_bytes),
+        **_sizes(log),
         **_seconds(log),
     }
 
 
-def _calibrated(grid: Grid, run: Run, parts: Split) -> tuple[Codecs, int]:
-    """The chains with their fitted codecs fitted to this network, and the size of what a session then ships."""
+def _calibrated(grid: Grid, run: Run, parts: Split) -> Codecs:
+    """The chains of a run with their fitted codecs fitted to its network as it starts."""
     codecs = grid.codecs[run.chain]
-    calibrate: Callable[..., Codecs] | None = getattr(spliteasy, "calibrate", None)
-    if calibrate is not None and run.cuts:
-        loader = data.loader(grid.data.train, grid.training.batch, seed=run.seed, drop_last=_is_full(grid))
-        codecs = calibrate(parts, codecs, loader, loss=grid.training.loss, progress=False)
-    shipped = {p.digest: p.nbytes for message in MESSAGES for p in codecs.chain(message).shipped}
-    return codecs, sum(shipped.values()) if run.cuts else 0
+    if not run.cuts:
+        return codecs
+    train = data.loader(grid.data.train, grid.training.batch, seed=run.seed, drop_last=_is_full(grid))
+    return calibrate(parts, codecs, train, loss=grid.training.loss, progress=False)
 
 
 def _schedule(name: str, rate: float, epochs: int) -> Callable[[int], float] | None:
@@ -107,12 +105,12 @@ def _is_full(grid: Grid) -> bool:
     return len(grid.data.train) >= grid.training.batch  # type: ignore[arg-type]
 
 
-def _sizes(log: RunLog, fitted_bytes: int) -> dict[str, Any]:
+def _sizes(log: RunLog) -> dict[str, Any]:
     """Bytes per sample: by message raw, framed and on the socket; and what was sent each way, with fitted parameters
     (which the device ships once) spread over all samples of the training."""
     samples = max(sum(record.samples for record in log), 1)
     row: dict[str, Any] = {}
-    way = {"up": fitted_bytes / samples, "down": 0.0}
+    way = {"up": log.fitted_bytes / samples, "down": 0.0}
     for message in MESSAGES:
         size = sum((record.bytes.get(message, Bytes()) for record in log), Bytes())
         row |= {f"bytes.{message}.{kind}": getattr(size, kind) / samples for kind in ("raw", "frame", "http")}
@@ -121,7 +119,7 @@ def _sizes(log: RunLog, fitted_bytes: int) -> dict[str, Any]:
         "raw_bytes_per_sample": sum(row[f"bytes.{message}.raw"] for message in MESSAGES),
         "up_bytes_per_sample": way["up"],
         "down_bytes_per_sample": way["down"],
-        "fitted_bytes": fitted_bytes,
+        "fitted_bytes": log.fitted_bytes,
         **row,
     }
 
