@@ -20,8 +20,8 @@ def notebook(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
-def test_there_are_two() -> None:
-    assert {"00_quickstart", "01_where_to_cut"} <= {path.stem for path in NOTEBOOKS}
+def test_there_are_three() -> None:
+    assert {"00_quickstart", "01_where_to_cut", "02_codecs"} <= {path.stem for path in NOTEBOOKS}
 
 
 def test_runs(notebook: Path, tmp_path: Path) -> None:
