@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from itertools import islice
 
 import torch
-from torch import nn
 
 from spliteasy.backward import Pass
 from spliteasy.boundary import Scalar
@@ -17,8 +16,9 @@ from spliteasy.codecs.chain import Chain
 from spliteasy.codecs.fitted import FittedCodec
 from spliteasy.errors import DataError, SplitError, TrainingError
 from spliteasy.optimization import Loss, make_loss, scalar_loss
-from spliteasy.seeding import StepRandom, preserved
-from spliteasy.segment import Buffers, Segment
+from spliteasy.restoring import untouched
+from spliteasy.seeding import StepRandom
+from spliteasy.segment import Segment
 from spliteasy.splitting import Split
 from spliteasy.wire import MESSAGES, Codecs, as_codecs
 
@@ -101,8 +101,11 @@ def _observed(
     seen: dict[str, _Tensors] = {message: [] for message in wanted}
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=batches, desc="calibrate", unit="batch", disable=not progress))
-        for context in (preserved(), torch.enable_grad(), _untouched(split)):
+        for context in (untouched(split), torch.enable_grad()):
             stack.enter_context(context)
+        if not (split.model.training and split.a.training):
+            split.train()
+        split.check_modes()
         for step, batch in enumerate(islice(loader, batches)):
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
                 raise DataError(f"Expected batches as pairs of inputs and labels, found {type(batch).__name__}.")
@@ -154,26 +157,3 @@ def _entered(segment: Segment, slots: int, sources: dict[int, tuple[Pass, int]],
     for slot, (before, place) in sources.items():
         tensors[slot], needs[slot] = before.tensors_out[place].detach(), before.needs_gradient[place]
     return Pass(segment, tensors, scalars, needs)
-
-
-@contextmanager
-def _untouched(split: Split) -> Iterator[None]:
-    """Train mode, and afterwards modes, buffers and gradients as they were, whatever happens inside."""
-    modules = list({id(m): m for root in (split.model, *split.segments) for m in root.modules()}.values())
-    modes = [(module, module.training) for module in modules]
-    held: list[tuple[nn.Parameter, torch.Tensor | None]] = [(p, p.grad) for p in split.model.parameters()]
-    buffers = [Buffers(segment) for segment in split.segments]
-    for parameter, _ in held:
-        parameter.grad = None
-    try:
-        if not (split.model.training and split.a.training):
-            split.train()
-        split.check_modes()
-        yield
-    finally:
-        for segment in buffers:
-            segment.restore()
-        for parameter, gradient in held:
-            parameter.grad = gradient
-        for module, training in modes:
-            module.training = training

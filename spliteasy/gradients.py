@@ -7,24 +7,22 @@ and the global generator are as before, to the bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from spliteasy.codecs.base import Codec
 from spliteasy.codecs.chain import Chain
 from spliteasy.errors import TrainingError
 from spliteasy.optimization import Loss, make_loss, scalar_loss
-from spliteasy.seeding import StepRandom, preserved
-from spliteasy.segment import Buffers
+from spliteasy.restoring import untouched
+from spliteasy.seeding import StepRandom
 from spliteasy.splitting import Split
 from spliteasy.trainer import Trainer
 from spliteasy.wire import Codecs
 
-__all__ = ["crossing_tensors", "gradient_cosine", "untouched"]
+__all__ = ["crossing_tensors", "gradient_cosine"]
 
 
 def gradient_cosine(
@@ -84,7 +82,7 @@ def crossing_tensors(
     criterion, route = make_loss(loss), split.routes[True]
     messages: dict[str, list[torch.Tensor | None]] = {}
     crossed: list[tuple[str, tuple[int, ...], list[torch.Tensor]]] = []
-    with untouched(split), preserved(), torch.enable_grad():
+    with untouched(split), torch.enable_grad():
         split.train().check_modes()
         StepRandom(seed, 0)
         value: Any = (x,)
@@ -109,27 +107,6 @@ def crossing_tensors(
             by_slot = dict(zip(wanted, given, strict=True))
             messages[answer] = [by_slot.get(slot) for slot in returned]
     return messages
-
-
-@contextmanager
-def untouched(split: Split) -> Iterator[None]:
-    """Put parameters' ``grad``, buffers, modes and the global generator back as they were, whatever happens inside."""
-    modules = {id(module): module for part in (split.model, *split.segments) for module in part.modules()}
-    modes = [(module, module.training) for module in modules.values()]
-    buffers = [Buffers(segment) for segment in split.segments]
-    gradients: list[tuple[nn.Parameter, torch.Tensor | None]] = [(p, p.grad) for p in split.model.parameters()]
-    for parameter, _ in gradients:
-        parameter.grad = None
-    try:
-        with preserved():
-            yield
-    finally:
-        for segment in buffers:
-            segment.restore()
-        for module, mode in modes:
-            module.training = mode
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
 
 
 def _cosine(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> float:
