@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # pytest runs in two processes: their OpenMP threads must not spin
+
 import torch
 
 import spliteasy as se

@@ -58,11 +58,17 @@ def train_whole(model: nn.Module, config: dict[str, Any], data: list[Any]) -> tu
     return losses, optimizer
 
 
-@pytest.mark.parametrize("config", [SGD, ADAM], ids=["sgd", "adam"])
+RUNS = [
+    pytest.param(*case, config, id=f"{case[0]}-{case[2]}-{config['name']}", marks=marks)
+    for number, case in enumerate(CASES)
+    for config, marks in ((SGD, ()), (ADAM, pytest.mark.slow if number > 3 else ()))
+]
+
+
 @pytest.mark.parametrize("where", ["in-process", "http"])
-@pytest.mark.parametrize(("name", "size", "cuts"), CASES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("name", "size", "cuts", "config"), RUNS)
 def test_split_equals_whole(
-    name: str, size: int, cuts: tuple[str, ...], where: str, config: dict[str, Any], request: pytest.FixtureRequest
+    name: str, size: int, cuts: tuple[str, ...], config: dict[str, Any], where: str, request: pytest.FixtureRequest
 ) -> None:
     torch.manual_seed(0)
     model = se.load_model(name, num_classes=10)

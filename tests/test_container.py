@@ -203,7 +203,9 @@ def test_files_that_lie(lie: str) -> None:
         container.read(LIES[lie])
 
 
-@pytest.mark.parametrize("thing", ["text", 7, None, memoryview(bytes(64))[::2]], ids=str)
+@pytest.mark.parametrize(
+    "thing", ["text", 7, None, memoryview(bytes(64))[::2]], ids=["text", "a number", "nothing", "every other byte"]
+)
 def test_what_is_no_run_of_bytes(thing: Any) -> None:
     with pytest.raises(FrameError, match="expected a frame"):
         container.read(thing)

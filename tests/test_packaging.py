@@ -14,6 +14,8 @@ import yaml
 
 import spliteasy
 
+pytestmark = pytest.mark.xdist_group("wheel")  # its fixtures are made once
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ENVIRONMENT: dict[str, Any] = yaml.safe_load((ROOT / "environment.yml").read_text())

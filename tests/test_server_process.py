@@ -88,8 +88,8 @@ def test_a_local_server_stops_after_an_exception_with_calls_under_way() -> None:
 PARENT = """
 import sys, spliteasy as se
 server = se.LocalServer(threads=1).start()
-print(server.pid, server.url, flush=True)
 try:
+    print(server.pid, server.url, flush=True)
     sys.stdin.read()
 except KeyboardInterrupt:
     sys.stdin.read()

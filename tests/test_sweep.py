@@ -28,6 +28,8 @@ from spliteasy.sweeping.grid import as_cuts
 from spliteasy.sweeping.running import TIMES
 from spliteasy.sweeping.store import Store
 
+pytestmark = pytest.mark.xdist_group("sweep")  # its fixtures are made once
+
 
 @pytest.fixture(scope="module")
 def result() -> se.Sweep:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("template")  # its fixtures are made once
+
 TEMPLATE = Path(__file__).resolve().parent.parent / "plugins" / "template"
 
 TRAIN = """

@@ -293,7 +293,7 @@ def test_a_web_server_is_named() -> None:
 @pytest.mark.parametrize(
     "talk",
     [lambda connection: None, lambda connection: connection.recv(1), lambda connection: connection.recv(1 << 20)],
-    ids=str,
+    ids=["silent", "one byte read", "all read"],
 )
 def test_a_server_that_closes_at_once(talk: Callable[[socket.socket], Any]) -> None:
     with Listener(talk) as listener, pytest.raises(ConnectionLost, match="found none"):
