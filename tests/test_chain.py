@@ -104,9 +104,10 @@ def test_a_frame_tells_any_reader_what_it_is() -> None:
     x = torch.randn(2, 3, 40, 5).relu().to(memory_format=torch.channels_last)
     planes, facts = container.read(codec("topk(0.5) | fp16 | zstd(1)").encode(x, Context(step=7)))
     assert set(planes) == {"0.positions", "1.scale", "1.values"}
-    assert set(facts) == {"format", "chain", "shape", "dtype", "layout", "notes", "step"}
+    assert set(facts) == {"format", "chain", "shape", "dtype", "layout", "step"}
     assert facts["format"] == "spliteasy/1" and facts["chain"] == "topk(0.5) | fp16 | zstd(1)" and facts["step"] == "7"
     assert (facts["shape"], facts["dtype"], facts["layout"]) == ("[2,3,40,5]", "F32", "[0,2,3,1]")
+    planes, facts = container.read(codec("topk(0.5) | fp16 | zstd(1) | zstd(1)").encode(torch.zeros(2, 9999)))
     assert isinstance(json.loads(facts["notes"]), dict)
 
 
@@ -212,9 +213,20 @@ def test_planes_are_packed_only_if_that_helps() -> None:
     noise = torch.randint(-(2**31), 2**31 - 1, (500,), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
     assert codec("zstd(1)").encode_planes(noise)[1] == {}
     planes, notes = codec("zstd(1)").encode_planes(torch.zeros(500))
-    assert notes == {"packed": {"values": ["F32", 500]}} and planes["values"].dtype is torch.uint8
+    assert notes == {} and planes["values"].dtype is torch.uint8, "500 floats that came as bytes: nothing to note"
+    planes, notes = codec("zstd(1)").encode_planes(torch.zeros(500, dtype=torch.uint8))
+    assert notes == {"packed": {"values": ["U8", 500]}}, "bytes that came as bytes"
     planes, notes = codec("zstd(1) | zstd(1)").encode_planes(torch.zeros(50_000))
     assert len(notes["packed"]["values"]) == 3, "the size in between is noted"
+
+
+def test_the_notes_that_once_were_always_written_are_read() -> None:
+    x = torch.randn(40, 50, generator=torch.Generator().manual_seed(0)).relu()
+    chain, spec = codec("fp16 | shuffle | zstd(1)"), TensorSpec.of((40, 50), torch.float32)
+    planes, notes = chain.encode_planes(x)
+    assert notes == {}
+    noted = chain.decode_planes(planes, {"packed": {"0.values": ["F16", 2000, 4000]}}, spec)
+    assert torch.equal(noted, chain.decode_planes(planes, {}, spec))
 
 
 def test_what_no_frame_can_hold() -> None:

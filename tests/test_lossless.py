@@ -102,7 +102,7 @@ def test_bitshuffle_is_the_transpose_across_its_blocks(dtype: type[np.generic]) 
 def test_a_chain_keeps_only_what_the_end_made_smaller() -> None:
     x = torch.linspace(1, 2, 5000)
     planes, notes = codec("shuffle | zstd(1)").encode_planes(x)
-    assert notes["packed"]["values"] == ["F32", 5000, 20000] and planes["values"].numel() < 15_000
+    assert not notes and planes["values"].dtype is torch.uint8 and planes["values"].numel() < 15_000
     planes, notes = codec("shuffle").encode_planes(x)
     assert not notes and planes["values"].data_ptr() == x.data_ptr()
 

@@ -35,6 +35,10 @@ class Shuffle(BytesCodec):
     summary = "bytes of equal significance side by side; for zstd or lz4 to follow"
     citation = "HDF5's shuffle filter"
 
+    def bound(self, nbytes: int) -> int:
+        """As many bytes as before."""
+        return nbytes
+
     def encode(self, array: npt.NDArray[Any]) -> memoryview:
         """The bytes, by their place in an item."""
         if array.itemsize == 1:
@@ -59,6 +63,10 @@ class BitShuffle(BytesCodec):
     name = "bitshuffle"
     summary = "bits of equal significance side by side; for zstd or lz4 to follow"
     citation = "Masui et al., arXiv 1503.00638"
+
+    def bound(self, nbytes: int) -> int:
+        """As many bytes as before."""
+        return nbytes
 
     def encode(self, array: npt.NDArray[Any]) -> memoryview:
         """The bits, by their place in an item."""

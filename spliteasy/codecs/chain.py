@@ -19,7 +19,7 @@ from spliteasy.codecs import container, layout
 from spliteasy.codecs.base import BytesCodec, BytesLike, Codec, Context, PlaneBound, Planes, TensorCodec, TensorSpec
 from spliteasy.codecs.fitted import Parameters
 from spliteasy.codecs.notation import parse
-from spliteasy.codecs.planes import VALUES, join, pack, receive, shaped, split
+from spliteasy.codecs.planes import VALUES, join, needs_note, pack, receive, shaped, split
 from spliteasy.codecs.raw import Raw
 from spliteasy.errors import CodecError, FrameError
 
@@ -201,7 +201,7 @@ class Chain:
 
         Planes that no codec changed are views of the tensor's memory. The notes hold ``layout`` where it is not the
         default one, and ``packed`` for planes that the bytes codecs made smaller: dtype, number of elements, then the
-        size in bytes after each bytes codec but the last. Raises ``CodecError`` for a tensor that no frame can hold.
+        size in bytes after each bytes codec but the last; left out where all of that was agreed (`needs_note`). Raises ``CodecError`` for a tensor that no frame can hold.
         """
         context = context or Context()
         tensor = _plain(tensor)
@@ -218,10 +218,12 @@ class Chain:
             planes |= {prefix + name: plane for name, plane in side.items()}
         planes[prefix + VALUES] = value.reshape(-1)
         notes: dict[str, Any] = {} if lies == layout.default_layout(tensor.ndim) else {"layout": list(lies)}
-        packed = {name: pack(plane, self.bytes_codecs) for name, plane in planes.items()} if self.bytes_codecs else {}
-        for name, smaller in packed.items():
+        for name, bound in self.bounds(spec.permuted(order)).items() if self.bytes_codecs else ():
+            smaller = pack(planes[name], self.bytes_codecs)
             if smaller is not None:
-                planes[name], notes.setdefault("packed", {})[name] = smaller
+                planes[name], note = smaller
+                if needs_note(note, bound, self.bytes_codecs):
+                    notes.setdefault("packed", {})[name] = note
         return planes, notes
 
     def decode_planes(

@@ -13,7 +13,7 @@ from spliteasy.codecs.base import BytesCodec, Context, PlaneBound, Planes, Tenso
 from spliteasy.codecs.container import DTYPE_NAMES, bytes_of, tensor_of
 from spliteasy.errors import CodecError, FrameError, SplitEasyError
 
-__all__ = ["VALUES", "fits", "join", "pack", "receive", "shaped", "split"]
+__all__ = ["VALUES", "fits", "join", "needs_note", "pack", "receive", "shaped", "split"]
 
 
 VALUES = "values"
@@ -86,6 +86,20 @@ def pack(plane: torch.Tensor, codecs: Sequence[BytesCodec]) -> tuple[torch.Tenso
     return tensor_of(data.data, torch.uint8), [DTYPE_NAMES[plane.dtype], plane.numel(), *sizes[:-1]]
 
 
+def needs_note(note: Sequence[Any], bound: PlaneBound, codecs: Sequence[BytesCodec]) -> bool:
+    """Whether a compressed plane has to say what it was: not if it comes as bytes where other items were agreed, and
+    had the largest size before every bytes codec, as the values of a tensor have."""
+    return bound.dtype is torch.uint8 or list(note) != _largest(bound, codecs)
+
+
+def _largest(bound: PlaneBound, codecs: Sequence[BytesCodec]) -> list[Any]:
+    """The note of a plane with as many items as it may have, which stays as large as it may until the last codec."""
+    sizes = [bound.max_numel * bound.dtype.itemsize]
+    for codec in codecs[:-1]:
+        sizes.append(codec.bound(sizes[-1]))
+    return [DTYPE_NAMES[bound.dtype], bound.max_numel, *sizes[1:]]
+
+
 def receive(
     planes: Planes, packed: Mapping[str, Any], bounds: Mapping[str, PlaneBound], codecs: Sequence[BytesCodec]
 ) -> dict[str, torch.Tensor]:
@@ -97,8 +111,10 @@ def receive(
     for name, plane in planes.items():
         if plane.ndim != 1:
             raise FrameError(f"expected plane {name!r} to be flat, found shape {tuple(plane.shape)}")
-        if name in packed:
-            plane = _unpack(name, plane, packed[name], bounds[name], codecs)
+        unnoted = bool(codecs) and plane.dtype is torch.uint8 and bounds[name].dtype is not torch.uint8
+        if name in packed or unnoted:
+            note = packed[name] if name in packed else _largest(bounds[name], codecs)
+            plane = _unpack(name, plane, note, bounds[name], codecs)
         if not fits(plane, bounds[name]):
             raise FrameError(
                 f"expected at most {bounds[name].max_numel} elements of {bounds[name].dtype} in plane {name!r}, "
