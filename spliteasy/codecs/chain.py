@@ -201,7 +201,8 @@ class Chain:
 
         Planes that no codec changed are views of the tensor's memory. The notes hold ``layout`` where it is not the
         default one, and ``packed`` for planes that the bytes codecs made smaller: dtype, number of elements, then the
-        size in bytes after each bytes codec but the last; left out where all of that was agreed (`needs_note`). Raises ``CodecError`` for a tensor that no frame can hold.
+        size in bytes after each bytes codec but the last; left out where all of that was agreed (`needs_note`).
+        Raises ``CodecError`` for a tensor that no frame can hold.
         """
         context = context or Context()
         tensor = _plain(tensor)
