@@ -28,6 +28,12 @@ NETWORKS = {
 
 FROZEN = "A frozen, untrained"
 
+
+def big(forward: str, backward: str | None = None, ends: str = "int8") -> str:
+    """Chains for the two messages at the first cut, which hold nearly all bytes, and a mild one at the second cut."""
+    return f"activations={forward}; input_gradients={backward or forward}; outputs={ends}; output_gradients={ends}"
+
+
 CHAINS = {
     "half and zstd": "fp16 | zstd(1)",
     "int8": "int8 | zstd(1)",
@@ -37,7 +43,11 @@ CHAINS = {
     "top 10 %, int8": "topk(0.1) | int8 | zstd(1)",
     "top 3 %, int8": "topk(0.03) | int8 | zstd(1)",
     "top 1 %, int8": "topk(0.01) | int8 | zstd(1)",
-    "random top 3 %": "randtopk(0.03) | int8 | zstd(1)",
+    "top 5 %, int8; ends int8": big("topk(0.05) | int8 | zstd(1)"),
+    "top 5 %, int4; ends int8": big("topk(0.05) | int4 | zstd(1)"),
+    "top 7 %, int4; ends int8": big("topk(0.07) | int4 | zstd(1)"),
+    "top 7 %, int4, positions reused": big("topk(0.07) | int4 | zstd(1)", "topk(0.07, reuse=True) | int4 | zstd(1)"),
+    "random top 5 %, int8; ends int8": big("randtopk(0.05) | int8 | zstd(1)"),
     "top 3 % forward, sign backward": "forward=topk(0.03) | int8 | zstd(1); backward=sign",
     "C3, 8 to 1": "c3(8) | int8",
     "low rank": "powersgd(2) | int8",
