@@ -29,7 +29,7 @@ import torch
 import spliteasy as se
 from spliteasy.codecs import Chain, Context, FittedCodec
 from spliteasy.codecs.registry import describe_codecs
-from spliteasy.gradients import crossing_tensors
+from spliteasy.crossing import crossing_tensors
 
 NETWORKS = {"resnet50": "maxpool", "densenet121": "features.pool0", "vgg11": "features.2"}
 """Networks, and the cut after their first pooling."""

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack
 from itertools import islice
 
 import torch
 
-from spliteasy.backward import Pass
-from spliteasy.boundary import Scalar
 from spliteasy.checking import check_batch
 from spliteasy.codecs.base import Codec
 from spliteasy.codecs.chain import Chain
 from spliteasy.codecs.fitted import FittedCodec
+from spliteasy.crossing import Tensors, crossing
 from spliteasy.errors import DataError, SplitError, TrainingError
-from spliteasy.optimization import Loss, make_loss, scalar_loss
+from spliteasy.optimization import Loss, make_loss
 from spliteasy.restoring import untouched
-from spliteasy.seeding import StepRandom
-from spliteasy.segment import Segment
 from spliteasy.splitting import Split
 from spliteasy.wire import MESSAGES, Codecs, as_codecs
 
 __all__ = ["calibrate"]
 
 _PAIRS = (("activations", "input_gradients"), ("outputs", "output_gradients"))
-
-_Tensors = list[torch.Tensor | None]
 
 
 def calibrate(
@@ -80,7 +75,7 @@ def _sharing(chain: Chain, unfitted: Chain, fitted: Chain) -> Chain:
     return Chain(stages)
 
 
-def _complete(tensors: _Tensors, gradients: _Tensors) -> tuple[list[torch.Tensor], _Tensors]:
+def _complete(tensors: Tensors, gradients: Tensors) -> tuple[list[torch.Tensor], Tensors]:
     """The tensors that were there, and the gradients of those."""
     pairs = [(tensor, gradient) for tensor, gradient in zip(tensors, gradients, strict=True) if tensor is not None]
     return [tensor for tensor, _ in pairs], [gradient for _, gradient in pairs]
@@ -93,12 +88,12 @@ def _observed(
     batches: int,
     wanted: set[str],
     progress: bool,
-) -> dict[str, _Tensors]:
+) -> dict[str, Tensors]:
     """The tensors of the wanted messages, by message, batch after batch, a message's beside its gradient's."""
     from tqdm.auto import tqdm
 
     function = make_loss(loss)
-    seen: dict[str, _Tensors] = {message: [] for message in wanted}
+    seen: dict[str, Tensors] = {message: [] for message in wanted}
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=batches, desc="calibrate", unit="batch", disable=not progress))
         for context in (untouched(split), torch.enable_grad()):
@@ -110,7 +105,7 @@ def _observed(
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
                 raise DataError(f"Expected batches as pairs of inputs and labels, found {type(batch).__name__}.")
             check_batch(split, loss, *batch)
-            for message, tensors in _messages(split, *batch, function, step).items():
+            for message, tensors in _paired(split, crossing(split, *batch, function, 0, step)).items():
                 if message in wanted:
                     seen[message] += [None if tensor is None else tensor.detach().clone() for tensor in tensors]
             for parameter in split.model.parameters():
@@ -122,38 +117,9 @@ def _observed(
     return seen
 
 
-def _messages(split: Split, x: torch.Tensor, y: torch.Tensor, loss: Loss, step: int) -> dict[str, _Tensors]:
-    """The messages of one step by name; gradients in the order of the tensors that they belong to."""
-    route, (a_segment, b_segment, c_segment) = split.routes[True], (split.a, split.b, split.c)
-    assert b_segment is not None
-    StepRandom(0, step)
-    a = Pass.of_input(a_segment, x)
-    b = _entered(b_segment, len(a.tensors_out), {slot: (a, slot) for slot in route.up}, a.scalars_out)
-    up: _Tensors = [a.tensors_out[slot] for slot in route.up]
-    if c_segment is None:
-        scalar_loss(loss(b.output, y)).backward()  # type: ignore[no-untyped-call]
-        inputs = b.input_gradients()
-        return {"activations": up, "input_gradients": [inputs[slot] for slot in route.up]}
-    entering = {**{slot: (b, slot) for slot in route.down}, **{slot: (a, first) for slot, first in route.kept.items()}}
-    c = _entered(c_segment, len(entering), entering, b.scalars_out)
-    scalar_loss(loss(c.output, y)).backward()  # type: ignore[no-untyped-call]
-    from_c = c.input_gradients()
-    gradients: _Tensors = [None] * len(b.tensors_out)
-    for slot in route.back:
-        gradients[slot] = from_c[slot]
-    inputs, _ = b.backward(gradients)
-    return {
-        "activations": up,
-        "input_gradients": [inputs[slot] for slot in route.up],
-        "outputs": [*(b.tensors_out[slot] for slot in route.down), *(None for _ in route.shared)],
-        "output_gradients": [from_c[slot] for slot in route.back],
-    }
-
-
-def _entered(segment: Segment, slots: int, sources: dict[int, tuple[Pass, int]], scalars: Sequence[Scalar]) -> Pass:
-    """A forward of ``segment``, each entry slot of which comes from a slot of a pass before."""
-    tensors: _Tensors = [None] * slots
-    needs = [False] * slots
-    for slot, (before, place) in sources.items():
-        tensors[slot], needs[slot] = before.tensors_out[place].detach(), before.needs_gradient[place]
-    return Pass(segment, tensors, scalars, needs)
+def _paired(split: Split, messages: dict[str, Tensors]) -> dict[str, Tensors]:
+    """``messages``, a gradient beside each tensor that it belongs to: C's gradients of what A keeps for it come back
+    too, and belong to no tensor that B sends."""
+    if "outputs" not in messages:
+        return messages
+    return {**messages, "outputs": [*messages["outputs"], *(None for _ in split.routes[True].shared)]}

@@ -230,9 +230,9 @@ def _measure(options: argparse.Namespace, given: Sequence[str]) -> None:
     import pandas
     import torch
 
+    from spliteasy.crossing import crossing_tensors
     from spliteasy.errors import DataError
     from spliteasy.explorer.trial import pictures
-    from spliteasy.gradients import crossing_tensors
     from spliteasy.measuring import measure
     from spliteasy.models import input_size_of, load_model
     from spliteasy.splitting import split

@@ -1,28 +1,22 @@
-"""What a codec does to learning: A's gradients with it and without; and what really crosses the cuts in a step.
-
-Both run a step's forward and backward in this process and leave no trace: parameters, their ``grad``, buffers, modes
-and the global generator are as before, to the bit.
-"""
+"""What a codec does to learning: A's gradients with it and without."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
 from spliteasy.codecs.base import Codec
 from spliteasy.codecs.chain import Chain
 from spliteasy.errors import TrainingError
-from spliteasy.optimization import Loss, make_loss, scalar_loss
+from spliteasy.optimization import Loss
 from spliteasy.restoring import untouched
-from spliteasy.seeding import StepRandom
 from spliteasy.splitting import Split
 from spliteasy.trainer import Trainer
 from spliteasy.wire import Codecs
 
-__all__ = ["crossing_tensors", "gradient_cosine"]
+__all__ = ["gradient_cosine"]
 
 
 def gradient_cosine(
@@ -59,54 +53,6 @@ def gradient_cosine(
             gradients = trainer.gradients(x, y)
             found.append({name: gradients[name] for name in own if name in gradients})
     return _cosine(*found)
-
-
-def crossing_tensors(
-    split: Split,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    *,
-    loss: str | Loss = "cross_entropy",
-    seed: int = 0,
-    gradients: bool = True,
-) -> dict[str, list[torch.Tensor | None]]:
-    """The tensors of each message in the first training step on a batch, without codecs: ``activations`` and
-    ``input_gradients``, in a double split ``outputs`` and ``output_gradients`` too.
-
-    They are in the order of the slots that cross; a gradient that nothing asks for is None. Without ``gradients`` the
-    last segment and the loss are not computed, and only the forward messages are there. Raises `TrainingError` for
-    no split, and what the loss raises.
-    """
-    if split.b is None:
-        raise TrainingError("Expected a split at one cut or two, found none. Nothing crosses a network that is whole.")
-    criterion, route = make_loss(loss), split.routes[True]
-    messages: dict[str, list[torch.Tensor | None]] = {}
-    crossed: list[tuple[str, tuple[int, ...], list[torch.Tensor]]] = []
-    with untouched(split), torch.enable_grad():
-        split.train().check_modes()
-        StepRandom(seed, 0)
-        value: Any = (x,)
-        plan = [("activations", "input_gradients", route.up, route.up)]
-        plan += [("outputs", "output_gradients", route.down, route.back)] if split.c is not None else []
-        for segment, (message, answer, sent, returned) in zip(split.segments, plan, strict=False):
-            boundary = segment.exit[True]
-            assert boundary is not None
-            tensors, scalars = boundary.pack(segment.run(value))
-            messages[message] = [tensors[slot].detach().clone() for slot in sent]
-            # Views, since what a later segment does with a tensor that passes through is not part of an earlier
-            # message; copies of them, since the next segment may begin in place.
-            tensors = [tensor.view_as(tensor) for tensor in tensors]
-            crossed.append((answer, returned, tensors))
-            value = boundary.unpack([tensor.clone() for tensor in tensors], scalars)
-        if not gradients:
-            return messages
-        total = scalar_loss(criterion(split.segments[-1].run(value)[0], y))
-        for answer, returned, tensors in crossed:
-            wanted = [slot for slot in returned if tensors[slot].requires_grad]
-            given = torch.autograd.grad(total, [tensors[s] for s in wanted], retain_graph=True, allow_unused=True)
-            by_slot = dict(zip(wanted, given, strict=True))
-            messages[answer] = [by_slot.get(slot) for slot in returned]
-    return messages
 
 
 def _cosine(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> float:

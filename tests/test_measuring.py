@@ -17,8 +17,9 @@ import spliteasy as se
 from spliteasy.calls import call_bytes, call_frame
 from spliteasy.codecs import Context, TensorCodec, codec
 from spliteasy.codecs.base import PlaneBound, Planes, TensorSpec
+from spliteasy.crossing import crossing_tensors
 from spliteasy.errors import CodecError, FrameError, NonFiniteError, TrainingError
-from spliteasy.gradients import crossing_tensors, gradient_cosine
+from spliteasy.gradients import gradient_cosine
 from spliteasy.measuring import measure
 from spliteasy.wire import MESSAGES, Codecs, Frame, Message, Streams
 
