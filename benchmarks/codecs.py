@@ -52,7 +52,9 @@ LOSSY = (
 GRADIENTS = ("ef('topk(0.01) | fp16')",)
 """Chains for gradients alone."""
 
-SMALL = ("raw", "fp16", "int8", "int4", "sign", "qsgd", "topk(0.1)", "topk(0.1) | fp16", "topk(0.1) | int8")
+SMALL = ("raw", "fp16", "fp16 | zstd(1)", "fp16 | shuffle | zstd(1)", "int8", "int8 | zstd(1)", "int4", "sign", "qsgd",
+         "topk(0.1)", "topk(0.1) | fp16", "topk(0.1) | int8", "topk(0.1) | int8 | zstd(1)",
+         "zvc(repeats='both') | shuffle | zstd(1)")  # fmt: skip
 
 Table = list[list[str]]
 """Rows of cells, the first one with the names of the columns."""
