@@ -28,7 +28,7 @@ FOLDER = Path(__file__).parent / "golden"
 
 SEED, STEP = 7, 5
 
-MULTIPLYING = {"bottleneck", "c3", "pca", "powersgd"}
+MULTIPLYING = {"bottleneck", "c3", "dct", "pca", "powersgd"}
 """Codecs that multiply matrices or transform when they decode."""
 
 CHAINS = ("topk(0.25) | fp16", "topk(0.1) | fp16 | zstd(1)", "fp16 | zstd(1)")
