@@ -80,10 +80,10 @@ class Pass:
             laid_out(t, t.stride(), offset_of(t)) if t is not None and slot in changed else t
             for slot, t in enumerate(tensors)
         ]
-        self._received: Tensors = ()
+        self._received: list[torch.Tensor | None] = []
         self._wanted = [slot for slot, needed in enumerate(needs_gradient) if needed and own[slot] is not None]
         if self._wanted:
-            entered = _Enter.apply(self._receive, torch.empty((), requires_grad=True), *(own[s] for s in self._wanted))
+            entered = _Enter.apply(self._received, torch.empty((), requires_grad=True), *(own[s] for s in self._wanted))
             for slot, tensor in zip(self._wanted, entered, strict=True):
                 own[slot] = tensor
         self._slots = len(own)
@@ -93,7 +93,7 @@ class Pass:
     def of_input(cls, segment: Segment, x: torch.Tensor) -> Pass:
         """A forward of the first segment."""
         result = cls.__new__(cls)
-        result._received, result._wanted, result._slots = (), [], 0
+        result._received, result._wanted, result._slots = [], [], 0
         result._finish(segment, (x,))
         return result
 
@@ -137,20 +137,21 @@ class Pass:
             gradients[slot] = gradient
         return gradients
 
-    def _receive(self, gradients: Tensors) -> None:
-        self._received = gradients
-
 
 class _Enter(torch.autograd.Function):
-    """Tensors enter a graph: not leaves, so that a segment may begin in place, and their gradients are handed over."""
+    """Tensors enter a graph: not leaves, so that a segment may begin in place, and their gradients are put into a list.
+
+    The graph holds that list and must not hold the pass, which holds the graph: Python's collector does not see through
+    autograd's nodes, so such a circle would keep the tensors of every step for ever.
+    """
 
     @staticmethod
-    def forward(ctx: Any, receive: Callable[[Tensors], None], token: torch.Tensor, *tensors: torch.Tensor) -> Any:
-        ctx.receive = receive
+    def forward(ctx: Any, received: list[torch.Tensor | None], token: torch.Tensor, *tensors: torch.Tensor) -> Any:
+        ctx.received = received
         ctx.set_materialize_grads(False)
         return tuple(tensor.detach() for tensor in tensors)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> Any:
-        ctx.receive(gradients)
+        ctx.received[:] = gradients
         return (None, None, *[None] * len(gradients))

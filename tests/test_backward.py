@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -282,3 +284,26 @@ def test_rows_and_first_elements_lie_to_vectors_as_they_did() -> None:
     assert pattern_of(torch.randn(7, 1000)[:, :20]) == [24, 1]  # 1000 and 24 leave the same rest
     for offset in (-1, 16, 1.0, True, None, "1", 1 << 70):
         assert not is_offset(offset, 4)
+
+
+@pytest.mark.parametrize("at", [("relu_1",), ("relu_1", "relu_3")])
+@pytest.mark.parametrize("backward", ["exact", "auxiliary-label"])
+def test_a_step_leaves_nothing_behind(at: tuple[str, ...], backward: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass and the graph that it entered must not hold each other: the collector does not see through autograd."""
+    passes: list[weakref.ref[Pass]] = []
+    finish = Pass._finish
+
+    def noted(self: Pass, *arguments: Any) -> None:
+        passes.append(weakref.ref(self))
+        finish(self, *arguments)
+
+    monkeypatch.setattr(Pass, "_finish", noted)
+    with se.Trainer(se.split(built(Dense), at, SHAPE), backward=backward) as trainer:
+        for x, y in batches(4, SHAPE):
+            trainer.step(x, y)
+        gc.collect()
+        alive = sum(reference() is not None for reference in passes)
+        assert alive <= len(at) + 1, "those of the last step at most"
+    del trainer
+    gc.collect()
+    assert len(passes) == 4 * (len(at) + 1) and not any(reference() for reference in passes)
