@@ -49,6 +49,8 @@ CHAINS = {
     "top 7 %, int4, positions reused": big("topk(0.07) | int4 | zstd(1)", "topk(0.07, reuse=True) | int4 | zstd(1)"),
     "random top 5 %, int8; ends int8": big("randtopk(0.05) | int8 | zstd(1)"),
     "top 3 % forward, sign backward": "forward=topk(0.03) | int8 | zstd(1); backward=sign",
+    "DCT 5 x 5, int4; ends int8": big("dct(5) | int4 | zstd(1)"),
+    "DCT 4 x 4, int4; ends int8": big("dct(4) | int4 | zstd(1)"),
     "C3, 8 to 1": "c3(8) | int8",
     "low rank": "powersgd(2) | int8",
     "error feedback": "forward=topk(0.03) | int8 | zstd(1); backward=ef('topk(0.03) | int8 | zstd(1)')",
@@ -58,6 +60,8 @@ CHAINS = {
                     "output_gradients=pca(16) | int4",
     "PCA 16, int4": "activations=pca(16) | int4; input_gradients=pca(16) | int4; outputs=pca(16) | int4; "
                     "output_gradients=pca(16) | int4",
+    "PCA 8, int4": "activations=pca(8) | int4; input_gradients=pca(8) | int4; outputs=pca(8) | int4; "
+                   "output_gradients=pca(8) | int4",
     "PCA by channel": "activations=pca(2, axis='channel') | int4; input_gradients=pca(2, axis='channel') | int4; "
                       "outputs=pca(16) | int4; output_gradients=pca(16) | int4",
     "bottleneck": "activations=bottleneck(32) | int4; input_gradients=bottleneck(32) | int4; "
