@@ -53,7 +53,7 @@ CHAINS = {
     "DCT 4 x 4, int4; ends int8": big("dct(4) | int4 | zstd(1)"),
     "C3, 8 to 1": "c3(8) | int8",
     "low rank": "powersgd(2) | int8",
-    "error feedback": "forward=topk(0.03) | int8 | zstd(1); backward=ef('topk(0.03) | int8 | zstd(1)')",
+    "error feedback": "forward=topk(0.03) | int8 | zstd(1); backward=ef('topk(0.03) | int8') | zstd(1)",
     "PCA 32, int8": "activations=pca(32) | int8; input_gradients=pca(32) | int8; outputs=pca(16) | int8; "
                     "output_gradients=pca(16) | int8",
     "PCA 32, int4": "activations=pca(32) | int4; input_gradients=pca(32) | int4; outputs=pca(16) | int4; "
