@@ -25,7 +25,7 @@ CHAINS = {
     "topk(0.1) | fp16 | zstd(1)": (2_000, 0.946, 0.008),
     "topk(0.1) | int8 | zstd(1)": (1_900, 0.945, 0.009),
     "topk(0.03) | int8": (600, 0.90, 0.007),
-    "sign": (1_250, 0.80, 0.003),
+    "sign": (1_250, 0.81, 0.003),
     "useless": (50_000, 0.85, 0.01),
 }
 
@@ -57,6 +57,13 @@ def test_the_title_of_the_frontier_says_what_validation_chose() -> None:
     assert "21× fewer bytes at -0.5 ± 0.0 points: topk(0.1) | int8 | zstd(1)" in figure.axes[0].get_title(loc="left")
     assert figure.axes[0].get_xscale() == "log" and "HTTP" in figure.axes[0].get_xlabel()
     assert "3 seeds" in figure.get_suptitle()
+
+
+def test_chains_that_lost_very_much_do_not_press_the_others_together() -> None:
+    figure = made_up({**CHAINS, "sign": (1_250, 0.2, 0.003)}).plot_frontier()
+    (axes,) = figure.axes
+    assert axes.get_ylim()[0] > 70, "not from 20 % on"
+    assert "sign: 20 %" in [label.get_text() for label in texts(figure)]
 
 
 def test_labels_name_every_chain_and_do_not_lie_on_each_other() -> None:

@@ -29,6 +29,10 @@ _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 _BLACK, _GREY, _LINE = "#000000", "#555555", "#bbbbbb"
 _MARKS = "osD^vPX*"
 
+_FAR = 15.0
+"""Points of accuracy behind the best: chains that lose more, and that would press the others together, stand at the
+lower edge of the picture with their accuracy in words."""
+
 
 def pareto(sizes: Iterable[float], scores: Iterable[float]) -> list[int]:
     """The places, by size, of those that no other one beats: none is as small or smaller and as good or better."""
@@ -51,7 +55,10 @@ def crossing(seconds: float, sent: float, raw_seconds: float, raw_sent: float) -
 
 
 def plot_frontier(result: Sweep) -> Figure:
-    """Test accuracy (mean, and the sample deviation over seeds as a bar) against bytes per sample, both ways summed."""
+    """Test accuracy (mean, and the sample deviation over seeds as a bar) against bytes per sample, both ways summed.
+
+    An arrow at the lower edge stands for a chain that lost more than 15 points; its accuracy is written beside it.
+    """
     table = result.table
     figure, panels = _panels(table, width=7.4, height=4.6)
     counted = "HTTP bytes with headers" if table["counted"].iloc[0] == "http" else "frame bytes"
@@ -63,6 +70,13 @@ def plot_frontier(result: Sweep) -> Figure:
         size, score = rows["bytes"].to_numpy(float), 100 * rows["test_accuracy"].to_numpy(float)
         spread = 100 * rows["test_accuracy_sd"].fillna(0).to_numpy(float)
         front = pareto(size, score)
+        names = [_short(chain) for chain in rows["chain"]]
+        near = score >= score.max() - _FAR
+        if not near.all():
+            bottom, top = (score - spread)[near].min(), (score + spread)[near].max()
+            edge = bottom - max(0.25 * (top - bottom), 1.0)
+            names = [n if ok else f"{n}: {one:.0f} %" for n, ok, one in zip(names, near, score, strict=True)]
+            score, spread = np.where(near, score, edge), np.where(near, spread, 0.0)
         colors = [_color(i) if i in front else _GREY for i in range(len(rows))]
         steps = [(size[front[0]], score[front[0]])]
         for before, place in pairwise(front):
@@ -70,8 +84,10 @@ def plot_frontier(result: Sweep) -> Figure:
         axes.plot(*zip(*steps, strict=True), color=_LINE, lw=1.5, zorder=1)
         for place, color in enumerate(colors):
             axes.errorbar(
-                size[place], score[place], spread[place], fmt=_MARKS[place % len(_MARKS)], color=color,
-                ms=6, capsize=2.5, lw=1, mfc=color if place in front else "white", zorder=3,
+                size[place], score[place], spread[place] if near[place] else None, ls="", color=color,
+                marker=_MARKS[place % len(_MARKS)] if near[place] else "$\\downarrow$",
+                ms=6 if near[place] else 9, capsize=2.5, lw=1, zorder=3,
+                mfc=color if place in front or not near[place] else "white",
             )  # fmt: skip
         axes.set_xscale("log")
         low, high = size.min(), size.max()
@@ -83,7 +99,6 @@ def plot_frontier(result: Sweep) -> Figure:
         axes.set(xlabel=f"bytes per sample, all messages ({counted})", ylabel="test accuracy, %")
         axes.set_title(f"{where}\n{_finding(result, rows)}", fontsize=10.5, loc="left")
         bars = [[(x, y - s), (x, y + s)] for x, y, s in zip(size, score, spread, strict=True) if s]
-        names = [_short(chain) for chain in rows["chain"]]
         place_labels(axes, list(zip(size, score, strict=True)), names, [steps, *bars])
     seeds = int(table["seeds"].max())
     figure.suptitle(
