@@ -29,9 +29,9 @@ NETWORKS = {
 FROZEN = "A frozen, untrained"
 
 
-def big(forward: str, backward: str | None = None, ends: str = "int8") -> str:
-    """Chains for the two messages at the first cut, which hold nearly all bytes, and a mild one at the second cut."""
-    return f"activations={forward}; input_gradients={backward or forward}; outputs={ends}; output_gradients={ends}"
+def big(first: str, ends: str = "int8") -> str:
+    """A chain for the two messages at the first cut, which hold nearly all bytes, and a mild one at the second cut."""
+    return f"activations={first}; input_gradients={first}; outputs={ends}; output_gradients={ends}"
 
 
 CHAINS = {
@@ -46,7 +46,7 @@ CHAINS = {
     "top 5 %, int8; ends int8": big("topk(0.05) | int8 | zstd(1)"),
     "top 5 %, int4; ends int8": big("topk(0.05) | int4 | zstd(1)"),
     "top 7 %, int4; ends int8": big("topk(0.07) | int4 | zstd(1)"),
-    "top 7 %, int4, positions reused": big("topk(0.07) | int4 | zstd(1)", "topk(0.07, reuse=True) | int4 | zstd(1)"),
+    "top 7 %, int4, positions reused": big("topk(0.07, reuse=True) | int4 | zstd(1)"),
     "random top 5 %, int8; ends int8": big("randtopk(0.05) | int8 | zstd(1)"),
     "top 3 % forward, sign backward": "forward=topk(0.03) | int8 | zstd(1); backward=sign",
     "DCT 5 x 5, int4; ends int8": big("dct(5) | int4 | zstd(1)"),
