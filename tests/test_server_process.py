@@ -79,7 +79,7 @@ def test_a_local_server_stops_after_an_exception_with_calls_under_way() -> None:
         trainer.step(*batch())
         start = time.monotonic()
         raise ZeroDivisionError
-    assert pid is not None and not _runs(pid) and time.monotonic() - start < 5
+    assert pid is not None and not _runs(pid) and time.monotonic() - start < 20
     idle.close()
     with pytest.raises(se.errors.ConnectionLost):
         trainer.step(*batch(1))
