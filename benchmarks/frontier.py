@@ -30,7 +30,7 @@ FROZEN = "A frozen, untrained"
 
 
 def big(first: str, ends: str = "int8") -> str:
-    """A chain for the two messages at the first cut, which hold nearly all bytes, and a mild one at the second cut."""
+    """One chain for the two messages at the first cut, which hold nearly all bytes, and one for the other two."""
     return f"activations={first}; input_gradients={first}; outputs={ends}; output_gradients={ends}"
 
 
@@ -54,26 +54,20 @@ CHAINS = {
     "C3, 8 to 1": "c3(8) | int8",
     "low rank": "powersgd(2) | int8",
     "error feedback": "forward=topk(0.03) | int8 | zstd(1); backward=ef('topk(0.03) | int8') | zstd(1)",
-    "PCA 32, int8": "activations=pca(32) | int8; input_gradients=pca(32) | int8; outputs=pca(16) | int8; "
-                    "output_gradients=pca(16) | int8",
-    "PCA 32, int4": "activations=pca(32) | int4; input_gradients=pca(32) | int4; outputs=pca(16) | int4; "
-                    "output_gradients=pca(16) | int4",
-    "PCA 16, int4": "activations=pca(16) | int4; input_gradients=pca(16) | int4; outputs=pca(16) | int4; "
-                    "output_gradients=pca(16) | int4",
-    "PCA 8, int4": "activations=pca(8) | int4; input_gradients=pca(8) | int4; outputs=pca(8) | int4; "
-                   "output_gradients=pca(8) | int4",
-    "PCA by channel": "activations=pca(2, axis='channel') | int4; input_gradients=pca(2, axis='channel') | int4; "
-                      "outputs=pca(16) | int4; output_gradients=pca(16) | int4",
-    "bottleneck": "activations=bottleneck(32) | int4; input_gradients=bottleneck(32) | int4; "
-                  "outputs=bottleneck(16) | int4; output_gradients=bottleneck(16) | int4",
+    "PCA 32, int8": big("pca(32) | int8", ends="pca(16) | int8"),
+    "PCA 32, int4": big("pca(32) | int4", ends="pca(16) | int4"),
+    "PCA 16, int4": big("pca(16) | int4", ends="pca(16) | int4"),
+    "PCA 8, int4": big("pca(8) | int4", ends="pca(8) | int4"),
+    "PCA by channel": big("pca(2, axis='channel') | int4", ends="pca(16) | int4"),
+    "bottleneck": big("bottleneck(32) | int4", ends="bottleneck(16) | int4"),
     FROZEN: "raw",
     "A frozen, top 3 %, int8": "topk(0.03) | int8 | zstd(1)",
-}  # fmt: skip
+}
 
 QUICK = ["half and zstd", "top 10 %", "top 3 %, int8", "PCA 32, int4", FROZEN]
 
 DATA = {"digits": "digits(size=32, channels=3)", "patches": "patches(cells=2, crops=4)"}
-EPOCHS = {"digits": 8, "patches": 8}
+EPOCHS = 8
 
 
 def main() -> None:
@@ -122,7 +116,7 @@ def study(options: argparse.Namespace, name: str, source: str, label: str, chain
     folder = options.folder / f"{label.split('/')[0].lower()}-{name}{'-http' if options.server else ''}"
     result = se.sweep(
         {label: model}, cuts, chains, source,
-        seeds=options.seeds, epochs=options.epochs or EPOCHS.get(name, 8), batch=options.batch,
+        seeds=options.seeds, epochs=options.epochs or EPOCHS, batch=options.batch,
         optimizer={"name": "SGD", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}, schedule="cosine",
         frozen=[one for one in chains if one.startswith("A frozen")], server=options.server, out=folder,
     )  # fmt: skip

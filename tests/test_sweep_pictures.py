@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import spliteasy as se
@@ -25,7 +25,7 @@ CHAINS = {
     "topk(0.1) | fp16 | zstd(1)": (2_000, 0.946, 0.008),
     "topk(0.1) | int8 | zstd(1)": (1_900, 0.945, 0.009),
     "topk(0.03) | int8": (600, 0.90, 0.007),
-    "sign": (1_250, 0.81, 0.003),
+    "sign": (1_250, 0.80, 0.003),
     "useless": (50_000, 0.85, 0.01),
 }
 
@@ -124,10 +124,8 @@ def test_the_frontier_is_what_nothing_else_beats(points: list[tuple[float, float
         assert not (one[0] <= other[0] and one[1] >= other[1]), "and no point of it is beaten"
 
 
-SECONDS = st.just(0.0) | st.floats(1e-9, 1)
-
-
-@given(SECONDS, st.floats(1, 1e6), SECONDS, st.floats(1, 1e6))
+@example(2.225073858507e-311, 1.0, 0.0, 501.0)
+@given(st.floats(0, 1), st.floats(1, 1e6), st.floats(0, 1), st.floats(1, 1e6))
 def test_at_the_crossing_both_take_as_long(seconds: float, sent: float, raw_seconds: float, raw_sent: float) -> None:
     below = crossing(seconds, sent, raw_seconds, raw_sent)
     if 1e-6 < below < 1e9:

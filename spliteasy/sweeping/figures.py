@@ -7,6 +7,7 @@ point is named where it stands.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 _BLACK, _GREY, _LINE = "#000000", "#555555", "#bbbbbb"
 _MARKS = "osD^vPX*"
 
-_FAR = 15.0
+_FAR = 20.0
 """Points of accuracy behind the best: chains that lose more, and that would press the others together, stand at the
 lower edge of the picture with their accuracy in words."""
 
@@ -51,13 +52,15 @@ def crossing(seconds: float, sent: float, raw_seconds: float, raw_sent: float) -
     ``raw_sent`` with ``raw_seconds``: infinity where it always is, 0 where it never is."""
     if sent >= raw_sent:
         return math.inf if seconds < raw_seconds and sent == raw_sent else 0.0
-    return math.inf if seconds <= raw_seconds else 8e-6 * (raw_sent - sent) / (seconds - raw_seconds)
+    if seconds <= raw_seconds:
+        return math.inf
+    return min(8e-6 * (raw_sent - sent) / (seconds - raw_seconds), sys.float_info.max)
 
 
 def plot_frontier(result: Sweep) -> Figure:
     """Test accuracy (mean, and the sample deviation over seeds as a bar) against bytes per sample, both ways summed.
 
-    An arrow at the lower edge stands for a chain that lost more than 15 points; its accuracy is written beside it.
+    An arrow at the lower edge stands for a chain that lost more than 20 points; its accuracy is written beside it.
     """
     table = result.table
     figure, panels = _panels(table, width=7.4, height=4.6)
