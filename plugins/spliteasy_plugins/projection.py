@@ -20,6 +20,7 @@ from spliteasy.codecs import Context, FittedCodec, PlaneBound, TensorSpec
 from spliteasy.codecs.base import Planes
 from spliteasy.codecs.finite import all_finite
 from spliteasy.errors import CodecError, FrameError
+from spliteasy_plugins.magnitudes import working
 
 __all__ = ["Projection"]
 
@@ -162,10 +163,10 @@ class Projection(FittedCodec):
         if not self._acts(place):
             return spec
         if self.axis == "sample":
-            return TensorSpec((place.outer, self.components), _working(spec.dtype), 1)
+            return TensorSpec((place.outer, self.components), working(spec.dtype), 1)
         shape, axis = list(spec.shape or ()), spec.channel_axis or 0
         shape[axis] = self.components
-        return TensorSpec(tuple(shape), _working(spec.dtype), axis)
+        return TensorSpec(tuple(shape), working(spec.dtype), axis)
 
     def bounds(self, spec: TensorSpec) -> dict[str, PlaneBound]:
         """The values."""
@@ -193,7 +194,7 @@ class Projection(FittedCodec):
         """The vectors of a calibration tensor: (n, d)."""
         spec = TensorSpec.of(tuple(tensor.shape), tensor.dtype)
         place = self._place(spec)
-        return tensor.reshape(place).movedim(1, 2).reshape(-1, place.entries).to(_working(tensor.dtype))
+        return tensor.reshape(place).movedim(1, 2).reshape(-1, place.entries).to(working(tensor.dtype))
 
     def _acts(self, place: _Place) -> bool:
         """Whether there is anything to project. Raises ``CodecError`` if there is, and it was not fitted to it."""
@@ -209,19 +210,14 @@ class Projection(FittedCodec):
         return True
 
     def _matrix(self, place: _Place, role: int, dtype: torch.dtype) -> torch.Tensor:
-        return self.parameters[f"{self.roles[role]}.{place.entries}"].to(_working(dtype))
+        return self.parameters[f"{self.roles[role]}.{place.entries}"].to(working(dtype))
 
     def _mean(self, place: _Place, dtype: torch.dtype) -> torch.Tensor | None:
         mean = self.parameters.get(f"mean.{place.entries}")
-        return None if mean is None else mean.to(_working(dtype))
+        return None if mean is None else mean.to(working(dtype))
 
 
 _Maps = dict[str, torch.Tensor]
-
-
-def _working(dtype: torch.dtype) -> torch.dtype:
-    """The type to compute in, and that of the values."""
-    return torch.float64 if dtype is torch.float64 else torch.float32
 
 
 def _affine(matrix: torch.Tensor, parts: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
