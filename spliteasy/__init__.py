@@ -65,7 +65,17 @@ __all__ = [
     "split",
     "step_seed",
     "sweep",
+    "teach",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`spliteasy.teach`, loaded when it is first used."""
+    if name == "teach":
+        from importlib import import_module
+
+        return import_module("spliteasy.teach")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def explore(*args: Any, **kwargs: Any) -> Any:

@@ -10,6 +10,7 @@
     ├── TrainingError        an optimizer, loss or argument of training that does not exist or does not fit
     │   ├── DataError        a batch, an input or a label that does not fit the network
     │   └── NonFiniteError   NaN or infinity, stopped before it reached an optimizer
+    ├── ExerciseError        an exercise of the course that does not exist
     └── ServerError          anything that went wrong between device and server
         ├── ConnectionLost   no server there, or it went away in the middle of a call
         ├── ProtocolError    an answer that is not this package's protocol
@@ -29,6 +30,7 @@ __all__ = [
     "ConnectionLost",
     "CutError",
     "DataError",
+    "ExerciseError",
     "FrameError",
     "ModelError",
     "NonFiniteError",
@@ -82,6 +84,10 @@ class DataError(TrainingError):
 
 class NonFiniteError(TrainingError):
     """NaN or infinity, stopped before it reached an optimizer."""
+
+
+class ExerciseError(SplitEasyError, LookupError):
+    """An exercise of the course that does not exist."""
 
 
 class ServerError(SplitEasyError):

@@ -5,7 +5,10 @@ Import this inside functions: matplotlib is not loaded with the package.
 
 from __future__ import annotations
 
+import base64
 import io
+from html import escape
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -13,9 +16,20 @@ __all__ = ["Picture"]
 
 
 class Picture(Figure):
-    """A matplotlib Figure that IPython displays as a PNG. Save it with ``savefig`` (.png, .svg, .pdf)."""
+    """A matplotlib Figure that a notebook displays by itself. Save it with ``savefig`` (.png, .svg, .pdf).
 
-    def _repr_png_(self) -> bytes:
+    ``alt`` says in words what it shows, for readers who cannot see it; set it where the picture is made.
+    """
+
+    alt: str = ""
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A PNG; with ``alt``, also as HTML, since that is where JupyterLab has a place for those words."""
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=110, facecolor="white")
-        return buffer.getvalue()
+        self.savefig(buffer, format="png", dpi=100, facecolor="white")
+        image = base64.b64encode(buffer.getvalue()).decode()
+        data, metadata = {"image/png": image, "text/plain": self.alt or repr(self)}, {}
+        if self.alt:
+            page = f'<img src="data:image/png;base64,{image}" alt="{escape(self.alt)}" style="max-width:100%">'
+            data["text/html"], metadata["image/png"] = page, {"alt": self.alt}
+        return data, metadata

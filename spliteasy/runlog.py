@@ -196,7 +196,24 @@ class RunLog(Sequence[StepRecord]):
         for axes in (loss, seconds, sizes):
             axes.spines[["top", "right"]].set_visible(False)
         figure.suptitle(self.title)
+        figure.alt = self._described()
         return figure
+
+    def _described(self) -> str:
+        """What `plot` shows, in words."""
+        if not self.records:
+            return f"{self.title}: no steps."
+        sizes = self.summary().drop(index=_FITTED, errors="ignore")
+        sent = sizes["http"].where(sizes["http"] > 0, sizes["frame"])
+        bytes_by_message = ", ".join(
+            f"{name.replace('_', ' ')} {sizes['raw'][name] / 1e6:.3g} MB raw and {sent[name] / 1e6:.3g} MB sent"
+            for name in sizes.index
+            if sizes["raw"][name]
+        )
+        return (
+            f"{self.title}: the loss goes from {self.losses[0]:.3g} to {self.losses[-1]:.3g} in {len(self)} steps; the "
+            f"median step takes {1e3 * self.seconds()['total']:.3g} ms; bytes of a step: {bytes_by_message or 'none'}."
+        )
 
     def __repr__(self) -> str:
         if not self.records:

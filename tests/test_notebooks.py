@@ -1,4 +1,5 @@
-"""The notebooks: they run, they are small, and what is committed is what a reader should see."""
+"""The notebooks: they are what their sources say, they run, they are small, and what is committed is what a reader
+should see."""
 
 from __future__ import annotations
 
@@ -6,25 +7,42 @@ import re
 import time
 from pathlib import Path
 
+import jupytext
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
 from spliteasy.lab import notebooks_folder
+from spliteasy.teach.lessons import LESSONS
 
-NOTEBOOKS = sorted(notebooks_folder().glob("*.ipynb"))
+FOLDER = notebooks_folder()
+LESSON = sorted(FOLDER.glob("0*.ipynb"))
+ALL = [*LESSON, FOLDER / "index.ipynb", *sorted((FOLDER / "solutions").glob("*.ipynb"))]
 
 
-@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.fixture(params=ALL, ids=lambda path: path.relative_to(FOLDER).with_suffix("").as_posix())
 def notebook(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
-def test_there_are_three() -> None:
-    assert {"00_quickstart", "01_where_to_cut", "02_codecs"} <= {path.stem for path in NOTEBOOKS}
+@pytest.fixture(params=LESSON, ids=lambda path: path.stem)
+def lesson(request: pytest.FixtureRequest) -> Path:
+    return request.param
 
 
-def test_runs(notebook: Path, tmp_path: Path) -> None:
+def test_every_lesson_is_there_with_its_solutions() -> None:
+    assert [path.name[:2] for path in LESSON] == list(LESSONS)
+    assert [path.name for path in ALL[len(LESSON) + 1 :]] == [path.name for path in LESSON]
+
+
+def test_is_made_of_its_source(notebook: Path) -> None:
+    source = jupytext.read(FOLDER / "sources" / notebook.relative_to(FOLDER).with_suffix(".py"))
+    made = nbformat.read(notebook, 4)
+    assert [(c.cell_type, c.source) for c in made.cells] == [(c.cell_type, c.source) for c in source.cells]
+
+
+def test_runs(lesson: Path, tmp_path: Path) -> None:
+    notebook = lesson
     started = time.monotonic()
     client = NotebookClient(
         nbformat.read(notebook, 4),
@@ -42,9 +60,19 @@ def test_is_small_and_clean(notebook: Path) -> None:
     content = nbformat.read(notebook, 4)
     nbformat.validate(content)
     assert "widgets" not in content.metadata, "widget state is not committed"
-    assert not re.search(r'"/(home|root|tmp|work|usr)/', text), "no absolute path"
+    assert "widget-view" not in text, "a widget without its kernel shows an error"
+    assert not re.search(r"""["' (](/(home|root|tmp|work|usr)/|[A-Z]:\\\\)""", text), "no absolute path"
     for cell in content.cells:
         assert all(output.output_type != "error" for output in cell.get("outputs", []))
+
+
+def test_pictures_have_words(notebook: Path) -> None:
+    for cell in nbformat.read(notebook, 4).cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/png" in data:
+                assert re.search(r'<img [^>]*alt="[^"]{20,}"', data.get("text/html", "")), cell.source[-200:]
+        assert not re.search(r"!\[\]|<img(?![^>]*alt=)", cell.source)
 
 
 def test_was_executed_in_order(notebook: Path) -> None:
@@ -52,7 +80,10 @@ def test_was_executed_in_order(notebook: Path) -> None:
     assert counts == list(range(1, len(counts) + 1))
 
 
-def test_opens_with_what_you_will_learn_and_closes_with_a_reference(notebook: Path) -> None:
-    cells = nbformat.read(notebook, 4).cells
-    assert cells[0].cell_type == "markdown" and "learn" in cells[0].source.lower()
-    assert "2011.04232" in cells[-1].source
+def test_opens_with_what_you_will_learn_and_closes_with_a_reference(lesson: Path) -> None:
+    cells = nbformat.read(lesson, 4).cells
+    assert cells[0].cell_type == "markdown" and "you will learn" in cells[0].source.lower()
+    assert re.search(r"\bminutes\b", cells[0].source), "says how long it takes"
+    assert "what you have seen" in cells[-1].source.lower() and "2011.04232" in cells[-1].source
+    text = "\n".join(cell.source for cell in cells)
+    assert "**Predict" in text and "**Explain" in text

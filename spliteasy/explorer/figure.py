@@ -57,6 +57,7 @@ def draw(picture: Skyline) -> Picture:
     _mark(axes, picture)
     _stages(axes, picture)
     _legend(axes, picture)
+    figure.alt = picture.summary
     return figure
 
 

@@ -20,8 +20,8 @@ from spliteasy.sweeping.labels import place_labels
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.figure import Figure
 
+    from spliteasy.pictures import Picture
     from spliteasy.sweeping.result import Sweep
 
 __all__ = ["crossing", "pareto", "plot_frontier", "plot_rate_error", "plot_time"]
@@ -57,20 +57,24 @@ def crossing(seconds: float, sent: float, raw_seconds: float, raw_sent: float) -
     return min(8e-6 * (raw_sent - sent) / (seconds - raw_seconds), sys.float_info.max)
 
 
-def plot_frontier(result: Sweep) -> Figure:
+def plot_frontier(result: Sweep) -> Picture:
     """Test accuracy (mean, and the sample deviation over seeds as a bar) against bytes per sample, both ways summed.
 
     An arrow at the lower edge stands for a chain that lost more than 20 points; its accuracy is written beside it.
     """
     table = result.table
     figure, panels = _panels(table, width=7.4, height=4.6)
+    told: list[str] = []
     counted = "HTTP bytes with headers" if table["counted"].iloc[0] == "http" else "frame bytes"
     for axes, (where, rows) in panels:
         rows = rows[np.isfinite(rows["test_accuracy"].astype(float))].reset_index(drop=True)
         if rows.empty:
             axes.set_title(f"{where}\nevery run diverged")
+            told.append(f"{where}: every run diverged.")
             continue
         size, score = rows["bytes"].to_numpy(float), 100 * rows["test_accuracy"].to_numpy(float)
+        points = ", ".join(f"{n} {b:,.0f} B {a:.1f} %" for n, b, a in zip(rows["chain"], size, score, strict=True))
+        told.append(f"{where}: {_finding(result, rows)}. Bytes a sample and accuracy: {points}.")
         spread = 100 * rows["test_accuracy_sd"].fillna(0).to_numpy(float)
         front = pareto(size, score)
         names = [_short(chain) for chain in rows["chain"]]
@@ -109,10 +113,11 @@ def plot_frontier(result: Sweep) -> Figure:
         + (", mean ± standard deviation" if seeds > 1 else "") + "; filled: on the frontier",
         fontsize=11,
     )  # fmt: skip
+    figure.alt = f"Accuracy against bytes. {' '.join(told)}"
     return figure
 
 
-def plot_time(result: Sweep, rtt_ms: float = 20.0) -> Figure:
+def plot_time(result: Sweep, rtt_ms: float = 20.0) -> Picture:
     """Seconds of a step against bandwidth, the same both ways, for a round-trip time of ``rtt_ms`` milliseconds.
 
     Computing and codecs as measured on this machine; a circle marks where a chain crosses ``raw``.
@@ -120,6 +125,7 @@ def plot_time(result: Sweep, rtt_ms: float = 20.0) -> Figure:
     table = result.table
     figure, panels = _panels(table, width=7.4, height=4.6)
     speeds = np.geomspace(0.1, 10_000, 400)  # Mbit/s
+    told = []
     for axes, (where, rows) in panels:
         rows = rows.reset_index(drop=True)
         sent = (rows["bytes"] * rows["samples_per_step"]).to_numpy(float)
@@ -145,11 +151,13 @@ def plot_time(result: Sweep, rtt_ms: float = 20.0) -> Figure:
         order = sorted(range(len(rows)), key=lambda place: -sent[place])  # as the lines lie on the left
         _legend(axes, [names[place] for place in order], [ends[place] for place in order])
         axes.set_title(f"{where}\n{_advice(marks)}", fontsize=10.5, loc="left")
+        told.append(f"{where}: {_advice(marks)}.")
     figure.suptitle(f"Time against the link, round trip {rtt_ms:g} ms; computing as measured here", fontsize=11)
+    figure.alt = f"Seconds of a step against bandwidth. {' '.join(told)}"
     return figure
 
 
-def plot_rate_error(rows: Any) -> Figure:
+def plot_rate_error(rows: Any) -> Picture:
     """Relative L2 error against bits per element of the whole frame, both logarithmic; rows of `spliteasy.measure`.
 
     ``rows`` are `Measurement` objects, mappings, or a data frame with ``chain``, ``shape``, ``frame_bytes`` and
@@ -189,10 +197,13 @@ def plot_rate_error(rows: Any) -> Figure:
     )  # fmt: skip
     axes.spines[["top", "right"]].set_visible(False)
     place_labels(axes, list(zip(bits, shown, strict=True)), [_short(r["chain"]) for r in records], [steps])
+    figure.alt = "Relative error against bits an element: " + ", ".join(
+        f"{_short(r['chain'])} {b:.3g} bits, error {e:.2g}" for r, b, e in zip(records, bits, error, strict=True)
+    )
     return figure
 
 
-def _panels(table: pandas.DataFrame, width: float, height: float) -> tuple[Figure, Iterator[tuple[Any, Any]]]:
+def _panels(table: pandas.DataFrame, width: float, height: float) -> tuple[Picture, Iterator[tuple[Any, Any]]]:
     """A figure with axes for each network and cut, at most two in a row."""
     from spliteasy.pictures import Picture
 

@@ -1,0 +1,9 @@
+"""Exercises of notebook 03."""
+
+from __future__ import annotations
+
+from spliteasy.teach.exercise import Exercise
+
+__all__ = ["EXERCISES"]
+
+EXERCISES: tuple[Exercise, ...] = ()
