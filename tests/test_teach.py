@@ -106,7 +106,7 @@ def test_a_verdict_shows_itself() -> None:
 
 
 def test_unknown_numbers_are_told() -> None:
-    with pytest.raises(ExerciseError, match="found '1.2'"):
+    with pytest.raises(ExerciseError, match=r"found '1\.2'"):
         se.teach.check("1.2", 3)
     with pytest.raises(ExerciseError, match="one of 00, 01"):
         se.teach.exercises("99")

@@ -17,7 +17,7 @@ class Hint(Exception):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `check` found: ``right``, and ``words``, which praise in a line or give a hint. True in a condition if right."""
+    """What `check` found: ``right``, and ``words``, which praise in a line or give a hint. True where right."""
 
     name: str
     right: bool
