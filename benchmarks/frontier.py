@@ -1,6 +1,6 @@
 """The frontier of bytes against accuracy, on digits and on patches of photographs: every chain, five seeds, paired.
 
-    python benchmarks/frontier.py FOLDER [--quick] [--server] [--data digits patches] [--seeds 5]
+    python benchmarks/frontier.py FOLDER [--quick] [--server] [--data digits patches] [--size 32] [--seeds 5]
 
 Quarter-width VGG-11 (with batch normalization) and DenseNet-121 in a double split behind the first pooling and before
 the classifier, from scratch. Chains are chosen by validation accuracy and reported by test accuracy. Bytes are all four
@@ -50,6 +50,8 @@ CHAINS = {
     "random top 5 %, int8; ends int8": big("randtopk(0.05) | int8 | zstd(1)"),
     "top 3 % forward, sign backward": "forward=topk(0.03) | int8 | zstd(1); backward=sign",
     "DCT 5 x 5, int4; ends int8": big("dct(5) | int4 | zstd(1)"),
+    "DCT 6 x 6, int4; ends int4": big("dct(6) | int4 | zstd(1)", ends="int4 | zstd(1)"),
+    "DCT 5 x 5, int4; ends int4": big("dct(5) | int4 | zstd(1)", ends="int4 | zstd(1)"),
     "DCT 4 x 4, int4; ends int8": big("dct(4) | int4 | zstd(1)"),
     "C3, 8 to 1": "c3(8) | int8",
     "low rank": "powersgd(2) | int8",
@@ -66,7 +68,7 @@ CHAINS = {
 
 QUICK = ["half and zstd", "top 10 %", "top 3 %, int8", "PCA 32, int4", FROZEN]
 
-DATA = {"digits": "digits(size=32, channels=3)", "patches": "patches(cells=2, crops=4)"}
+DATA = {"digits": "digits(size={size}, channels=3)", "patches": "patches(cells=2, crops=4)"}
 EPOCHS = 8
 
 
@@ -80,6 +82,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="default: 5")
     parser.add_argument("--epochs", type=int, default=None, help="default: 8")
     parser.add_argument("--batch", type=int, default=64, help="default: 64")
+    parser.add_argument("--size", type=int, default=32, help="side of the digits, in pixels (default: 32)")
     parser.add_argument("--cifar10", default=None, metavar="FOLDER", help="also on CIFAR-10, from this folder")
     parser.add_argument("--server", action="store_true", help="two processes, HTTP bytes (default: frames)")
     parser.add_argument("--quick", action="store_true", help="digits, VGG-11, five chains, two seeds, two epochs")
@@ -89,7 +92,7 @@ def main() -> None:
         options.epochs = options.epochs or 2
     torch.set_num_threads(1)
     chains = available(options.chains or list(CHAINS))
-    data = {name: DATA[name] for name in options.data}
+    data = {name: DATA[name].format(size=options.size) for name in options.data}
     if options.cifar10:
         data["cifar10"] = f"cifar10({options.cifar10!r})"
     for name, source in data.items():
