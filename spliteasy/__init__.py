@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 from spliteasy import data, errors
 from spliteasy.calibrating import calibrate
 from spliteasy.codecs import Chain, codec, list_codecs
+from spliteasy.crossing import crossing_tensors
 from spliteasy.cuts import Cut, Cuts, find_cuts
 from spliteasy.gradients import gradient_cosine
 from spliteasy.link import LINKS, Link
@@ -53,6 +54,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "codec",
+    "crossing_tensors",
     "data",
     "errors",
     "explore",

@@ -76,9 +76,10 @@ def _sharing(chain: Chain, unfitted: Chain, fitted: Chain) -> Chain:
 
 
 def _complete(tensors: Tensors, gradients: Tensors) -> tuple[list[torch.Tensor], Tensors]:
-    """The tensors that were there, and the gradients of those."""
-    pairs = [(tensor, gradient) for tensor, gradient in zip(tensors, gradients, strict=True) if tensor is not None]
-    return [tensor for tensor, _ in pairs], [gradient for _, gradient in pairs]
+    """What a message's codec will meet, and the gradients of that. A gradient that belongs to no tensor of the message
+    goes through the same codec, so it stands for itself."""
+    pairs = [(gradient if t is None else t, gradient) for t, gradient in zip(tensors, gradients, strict=True)]
+    return [t for t, _ in pairs if t is not None], [gradient for t, gradient in pairs if t is not None]
 
 
 def _observed(

@@ -232,7 +232,7 @@ def _measure(options: argparse.Namespace, given: Sequence[str]) -> None:
 
     from spliteasy.crossing import crossing_tensors
     from spliteasy.errors import DataError
-    from spliteasy.explorer.trial import pictures
+    from spliteasy.explorer.pictures import photographs
     from spliteasy.measuring import measure
     from spliteasy.models import input_size_of, load_model
     from spliteasy.splitting import split
@@ -241,7 +241,7 @@ def _measure(options: argparse.Namespace, given: Sequence[str]) -> None:
     shape = shape if options.size is None else (shape[0], options.size, options.size)
     torch.manual_seed(0)
     parts = split(load_model(options.model), options.at, shape).train()
-    x, y = pictures(shape, options.batch), torch.arange(options.batch) % 2  # a temple, a flower
+    x, y = photographs(shape, options.batch), torch.arange(options.batch) % 2  # a temple, a flower
     crossing = crossing_tensors(parts, x, y, gradients=options.message.endswith("gradients"))
     if options.message not in crossing:
         raise DataError(f"one cut has no {options.message}: name two with --at, or another --message.")

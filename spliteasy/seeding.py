@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +11,7 @@ import torch
 
 from spliteasy.errors import FrameError
 
-__all__ = ["STATE_BYTES", "StepRandom", "check_generator_state", "preserved", "step_seed"]
+__all__ = ["STATE_BYTES", "StepRandom", "check_generator_state", "drawing_from", "preserved", "step_seed"]
 
 STATE_BYTES = int(torch.get_rng_state().numel())
 """The size of the generator's state as it travels."""
@@ -38,35 +39,55 @@ def check_generator_state(state: torch.Tensor) -> torch.Tensor:
     return state
 
 
+class _Thread(threading.local):
+    """The generator that steps of this thread seed and read: torch's global one, unless `drawing_from` says another."""
+
+    generator = torch.default_generator
+
+
+_thread = _Thread()
+
+
 @contextmanager
-def preserved() -> Iterator[None]:
-    """Restore the global generator's state afterwards, whatever happens inside."""
-    state = torch.get_rng_state()
+def drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """Within the block, and in this thread, steps seed and read ``generator`` in place of torch's global one, which
+    belongs to all threads. Who calls this sees to it that operations draw from it too."""
+    before, _thread.generator = _thread.generator, generator
     try:
         yield
     finally:
-        torch.set_rng_state(state)
+        _thread.generator = before
+
+
+@contextmanager
+def preserved() -> Iterator[None]:
+    """Restore the generator's state afterwards, whatever happens inside."""
+    state = _thread.generator.get_state()
+    try:
+        yield
+    finally:
+        _thread.generator.set_state(state)
 
 
 class StepRandom:
-    """The global generator at the start of a segment: seeded for the step, or continued from where another stopped.
+    """The generator at the start of a segment: seeded for the step, or continued from where another stopped.
 
     `drawn` returns the state to send on if the segment drew numbers, and None if it did not: both sides then know it.
     """
 
     def __init__(self, seed: int, step: int, continued: torch.Tensor | None = None) -> None:
         if continued is not None:
-            torch.set_rng_state(continued)
+            _thread.generator.set_state(continued)
         else:
             # Not torch.manual_seed: without CUDA it records a stack trace for a lazy call, which costs more than a
             # small segment computes.
-            torch.default_generator.manual_seed(step_seed(seed, step))
+            _thread.generator.manual_seed(step_seed(seed, step))
             if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
                 torch.cuda.manual_seed_all(step_seed(seed, step))
-        self._start = torch.get_rng_state()
+        self._start = _thread.generator.get_state()
         self._continued = continued is not None
 
     def drawn(self) -> torch.Tensor | None:
         """The state now, if it must travel: numbers were drawn here or before."""
-        state = torch.get_rng_state()
+        state = _thread.generator.get_state()
         return state if self._continued or not torch.equal(state, self._start) else None

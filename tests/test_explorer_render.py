@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from torch import nn
 
+from spliteasy.errors import SplitEasyError
 from spliteasy.explorer.choices import DOUBLE
 from spliteasy.explorer.figure import draw, png, static_html
+from spliteasy.explorer.live import training_html
 from spliteasy.explorer.render import bars_svg, picture_html
+from spliteasy.explorer.saving import save_picture
 from spliteasy.explorer.skyline import MAX_BARS, Skyline
 from spliteasy.explorer.state import ExplorerState
 from spliteasy.explorer.style import CONTROLS, STYLE
 from spliteasy.explorer.tables import facts_html, trials_html
-from spliteasy.explorer.trial import MessageTrial
+from spliteasy.explorer.timeline import budget_html
+from spliteasy.explorer.trial import MessageTrial, Trial
 from spliteasy.explorer.wording import amount, arithmetic, bandwidth, duration, share, size
-from spliteasy.link import Link
+from spliteasy.link import LINKS, Link
+from spliteasy.runlog import PHASES, StepRecord
+from spliteasy.wire import Bytes, Codecs
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -135,12 +143,18 @@ def test_the_facts_say_what_crosses_and_what_stays() -> None:
         "maxpool (MaxPool2d)",
         "< 0.1 % of 25.6 M parameters",
         "2.9 % of 4.09 G multiply-accumulates",
+        "The labels (256 B) travel with the activations",
+    ):
+        assert words in text, words
+    text = _text(budget_html(state.budget, state.facts, state.codecs))
+    for words in (
+        "One training step of 32 samples on lte: 12 Mbit/s up, 12 down, 70 ms round trip",
         "activations A → B",
         "input_gradients B → A",
         "51.4 MB",
         "34.3 s",
-        "The labels (256 B) travel with the activations",
-        "12 Mbit/s up",
+        "not measured yet for activations, input gradients",
+        "Computing is not in it",
     ):
         assert words in text, words
     state.update(at=("maxpool", "flatten"))
@@ -148,26 +162,60 @@ def test_the_facts_say_what_crosses_and_what_stays() -> None:
     assert "B·E = 32·2048 = 65,536 values = 262 kB" in text and "Inputs and labels stay on the device" in text
     state.update(at="input")
     text = _text(facts_html(state.facts))
-    assert "the inputs themselves leave the device" in text and "none" in text
+    assert "the inputs themselves leave the device" in text
+    assert "none" in _text(budget_html(state.budget, state.facts, state.codecs))
 
 
-def test_trials_are_scaled_to_the_batch() -> None:
-    state = ExplorerState("resnet50", at="maxpool")
-    assert "Nothing measured" in _text(trials_html((), state.facts, 32))
-    row = MessageTrial("activations", "maxpool", 1, 6_422_528, 642_253, 0.25, 0.97, 1200.0, 900.0)
-    text = _text(trials_html((("topk(0.1)", row),), state.facts, 8))
-    for words in (
-        "topk(0.1)",
-        "25.7 MB",
-        "2.57 MB",
-        "10×",
-        "17.1 s → 1.71 s",
-        "25.0 %",
-        "0.9700",
-        "1,200 MB/s",
-        "8 photographs in training mode, sizes scaled to the batch of 32",
-    ):
+def test_a_measured_step_is_shown_raw_and_compressed() -> None:
+    state = ExplorerState("resnet50", at="maxpool", codecs=Codecs(activations="topk(0.1)", input_gradients="fp16"))
+    assert "Nothing measured" in _text(trials_html((), state.facts, state.codecs, 8))
+    up = MessageTrial("activations", "topk(0.1)", 1, 6_422_528, 642_253, 0.25, 0.97, 1200.0, 900.0)
+    down = MessageTrial("input_gradients", "fp16", 1, 6_422_528, 3_211_264, 0.0002, 1.0, 4000.0, 5000.0)
+    seconds = dict.fromkeys(PHASES, 0.25)
+    state.remember(Trial(dataclasses.replace(state.plan, photographs=state.photographs), (up, down), seconds))
+    text = _text(budget_html(state.budget, state.facts, state.codecs))
+    for words in ("2.57 MB", "10×", "1.71 s", "12.8 MB", "with 7 samples, scaled to 32", "server computes"):
         assert words in text, words
+    html = budget_html(state.budget, state.facts, state.codecs)
+    widths = [
+        float(width) for width in re.findall(r'class="se-(?:device|up|server|down|trips)" style="width:([\d.]+)%', html)
+    ]
+    assert sum(widths[:5]) == pytest.approx(100, abs=0.1), "the longer bar fills the line"
+    text = _text(trials_html(state.trials, state.facts, state.codecs, 7))
+    for words in ("topk(0.1)", "25.0 %", "0.9700", "1,200 MB/s", "Measured on 7 photographs in training mode"):
+        assert words in text, words
+
+
+def test_training_is_drawn_as_it_goes() -> None:
+    assert training_html([], LINKS["lte"], own=False) == ""
+    sizes = {
+        "activations": Bytes(raw=4000, frame=1000, http=1200),
+        "input_gradients": Bytes(raw=4000, frame=2000, http=2200),
+    }
+    records = [StepRecord(n, 2.5 - n / 4, 8, {}, sizes, 0.1) for n in range(4)]
+    for count in (1, 4):
+        html = training_html(records[:count], LINKS["lte"], own=False)
+        text = _text(html)
+        assert f"step {count} of 10, 8 digits each, device and server are two processes" in text
+        assert "3.40 kB on the socket a step, of 8.00 kB raw (2.35×)" in text
+        points = re.search(r'points="([^"]+)"', html)
+        assert points and len(points[1].split()) == max(count, 2)
+    assert "in frames" in _text(training_html(records, LINKS["lte"], own=True))
+    lost = [dataclasses.replace(records[0], loss=float("nan"))]
+    assert "nan" in _text(training_html(lost, LINKS["lte"], own=True))
+
+
+def test_pictures_are_saved_and_never_overwritten(tmp_path: Path) -> None:
+    state = ExplorerState("timm/inception_resnet_v2", at="maxpool_3a")
+    first = save_picture(state.skyline, state.model, tmp_path)
+    second = save_picture(state.skyline, state.model, tmp_path)
+    names = ["timm-inception_resnet_v2-maxpool_3a.svg", "timm-inception_resnet_v2-maxpool_3a.png"]
+    assert [path.name for path in first] == names
+    assert [path.name for path in second] == [name.replace("3a.", "3a-2.") for name in names]
+    assert ElementTree.fromstring(first[0].read_text()).tag == f"{SVG}svg"
+    assert first[1].read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SplitEasyError, match="Change to a folder of yours"):
+        save_picture(state.skyline, state.model, tmp_path / "none")
 
 
 def test_names_cannot_become_markup() -> None:
@@ -180,12 +228,12 @@ def test_names_cannot_become_markup() -> None:
             return next(iter(self.children()))(x)
 
     state = ExplorerState(Evil(), input_shape=(8,), batch=3)
-    row = MessageTrial("activations", "x", 1, 8, 4, 0.0, 1.0, 1.0, 1.0)
+    row = MessageTrial("activations", "<img src=x>", 1, 8, 4, 0.0, 1.0, 1.0, 1.0)
     state.update(first=1)
     for html in (
         picture_html(state.skyline),
         facts_html(state.facts),
-        trials_html((("<img src=x>", row),), state.facts, 3),
+        trials_html((row,), state.facts, state.codecs, 3),
         static_html(state.skyline, state.facts, b""),
     ):
         images = [dict(attributes).get("src") for tag, attributes in _tags(html) if tag == "img"]

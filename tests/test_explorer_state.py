@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import subprocess
 import sys
@@ -13,15 +14,19 @@ import torch
 from torch import nn
 
 from spliteasy.errors import CodecError, CutError, DataError, ModelError, SplitEasyError, TrainingError
-from spliteasy.explorer.choices import DOUBLE, SINGLE, parse_shape
+from spliteasy.explorer.choices import DOUBLE, SINGLE, parse_shape, preset_chains, preset_codecs, usual_codecs
 from spliteasy.explorer.facts import facts
 from spliteasy.explorer.network import Network, blueprint
+from spliteasy.explorer.pictures import digit_batches, photographs
 from spliteasy.explorer.randomness import OwnGenerator
 from spliteasy.explorer.state import ExplorerState
-from spliteasy.explorer.trial import Cancelled, pictures, run_trial
+from spliteasy.explorer.training import STEPS, Training
+from spliteasy.explorer.trial import Cancelled, run_trial
 from spliteasy.link import LINKS, Link
 from spliteasy.models import load_model
 from spliteasy.splitting import split
+from spliteasy.trainer import Trainer
+from spliteasy.wire import Codecs
 
 
 @pytest.fixture
@@ -328,62 +333,192 @@ def test_an_own_generator_draws_what_the_global_one_would() -> None:
         assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_trial_measures_what_crosses() -> None:
-    state = ExplorerState("digits_cnn", batch=20, at=("pool", "dropout"), chain="raw")
+def test_a_step_draws_from_an_own_generator_what_it_draws_from_the_global_one() -> None:
+    losses = []
+    for within in (contextlib.nullcontext(), OwnGenerator(7)):
+        torch.manual_seed(0)
+        parts = split(load_model("digits_cnn"), at=("pool", "flatten"), input_shape=(1, 8, 8))  # drops out at random
+        x, y = torch.ones(4, 1, 8, 8), torch.arange(4)
+        before = torch.get_rng_state()
+        with within:
+            trainer = Trainer(parts, codecs="topk(0.5)")
+            losses.append([trainer.step(x, y).loss for _ in range(3)])
+        assert torch.equal(torch.get_rng_state(), before)
+    assert losses[0] == losses[1]
+
+
+def test_a_trial_measures_every_message_of_a_real_step() -> None:
+    state = ExplorerState("digits_cnn", batch=20, at=("pool", "dropout"), codecs="raw")
     seen: list[float] = []
     trial = run_trial(state.plan, lambda fraction, doing: seen.append(fraction))
-    assert [row.message for row in trial.messages] == ["activations", "outputs"]
-    first, second = trial.messages
-    assert first.raw_bytes == 20 * 32 * 4 * 4 * 4 and second.raw_bytes == 20 * 64 * 4 * 4 * 4
-    assert first.relative_l2 == 0 and first.cosine == 1 and 0.9 < first.ratio <= 1
+    rows = {row.message: row for row in trial.messages}
+    assert list(rows) == ["activations", "outputs", "output_gradients", "input_gradients"]
+    assert rows["activations"].raw_bytes == rows["input_gradients"].raw_bytes == 20 * 32 * 4 * 4 * 4
+    assert rows["outputs"].raw_bytes == rows["output_gradients"].raw_bytes == 20 * 64 * 4 * 4 * 4
+    assert all(row.relative_l2 == 0 and row.cosine == 1 and 0.9 < row.ratio <= 1 for row in rows.values())
     assert seen == sorted(seen) and seen[-1] == 1
-    state.update(chain="fp16 | zstd(1)")
-    lossy = run_trial(state.plan).messages[0]
-    assert lossy.ratio > 1.8 and 0 < lossy.relative_l2 < 1e-3
+    assert trial.seconds["b_forward"] > 0 and trial.seconds["a_backward"] > 0
+    state.update(forward="fp16 | zstd(1)")
+    lossy = run_trial(state.plan).messages
+    assert lossy[0].ratio > 1.8 and 0 < lossy[0].relative_l2 < 1e-3
+    assert lossy[3].chain == "raw" and lossy[3].relative_l2 == 0
+
+
+def test_a_trial_fits_what_is_to_be_fitted() -> None:
+    state = ExplorerState("digits_cnn", batch=16, at="pool", codecs="pca(2, axis='channel') | int8")
+    trial = run_trial(state.plan)
+    assert trial.fitted_bytes > 0 and all(row.ratio > 10 for row in trial.messages)
+
+
+def test_without_class_scores_only_forward_messages_are_tried() -> None:
+    state = ExplorerState(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), input_shape=(3, 16, 16), at="0")
+    assert state.classes is None
+    trial = run_trial(state.plan)
+    assert [row.message for row in trial.messages] == ["activations"] and trial.seconds == {}
+    state.remember(trial)
+    assert state.budget.samples == 0 and state.budget.missing == ("input_gradients",)
+
+
+def test_chains_for_each_message() -> None:
+    state = ExplorerState("digits_cnn", at=("pool", "flatten"), codecs="fp16")
+    state.update(backward="int8", outputs="raw")
+    assert state.codecs == Codecs(activations="fp16", outputs="raw", output_gradients="int8", input_gradients="int8")
+    state.update(chain="zstd(1)")
+    assert state.codecs == Codecs(forward="zstd(1)", backward="zstd(1)")
+    before = state.codecs
+    with pytest.raises(CodecError, match="fp16"):
+        state.update(activations="zstd(1) | fp16", outputs="raw")
+    assert state.codecs == before
+
+
+def test_every_preset_can_be_tried() -> None:
+    state = ExplorerState("digits_cnn", batch=8, at=("pool", "flatten"))
+    assert usual_codecs() in preset_codecs().values() and "raw" in preset_chains()
+    for name, codecs in preset_codecs().items():
+        state.update(codecs=codecs)
+        trial = run_trial(state.plan)
+        assert len(trial.messages) == 4, name
 
 
 def test_trials_are_kept_by_cut_and_by_chain(state: ExplorerState) -> None:
-    state.update(model="digits_cnn", at="pool", chain="fp16")
+    state.update(model="digits_cnn", at="pool")
     for chain in ("fp16", "raw", "fp16"):
         state.update(chain=chain)
         state.remember(run_trial(state.plan))
-    assert [chain for chain, _ in state.trials] == ["raw", "fp16"]
+    assert [(row.chain, row.message) for row in state.trials] == [
+        (chain, message) for chain in ("raw", "fp16") for message in ("activations", "input_gradients")
+    ]
     state.update(at="relu1")
     assert state.trials == ()
     state.update(at="pool", link="3g")
-    assert len(state.trials) == 2
+    assert len(state.trials) == 4
     state.update(batch=7)
     assert state.trials == ()
 
 
+def test_the_budget_is_the_links_until_it_is_measured_and_then_a_steps() -> None:
+    state = ExplorerState("digits_cnn", batch=20, at=("pool", "flatten"), codecs="fp16")
+    known = state.budget
+    assert known.raw_seconds == pytest.approx(state.facts.seconds)
+    assert known.sent is None and known.sent_seconds is None and known.samples == 0
+    assert known.missing == ("activations", "outputs", "output_gradients", "input_gradients")
+    state.update(chain="raw")
+    assert state.budget.missing == () and state.budget.sent_seconds == pytest.approx(state.facts.seconds)
+    state.update(chain="fp16")
+    trial = run_trial(state.plan)
+    state.remember(trial)
+    known = state.budget
+    assert known.samples == 20 and known.missing == () and known.sent is not None
+    computing = sum(
+        trial.seconds[phase] for phase in ("a_forward", "b_forward", "c", "b_backward", "a_backward", "update")
+    )
+    assert known.raw_seconds == pytest.approx(state.facts.seconds + computing)
+    frames = {row.message: row.frame_bytes for row in trial.messages}
+    assert {part.label: part.nbytes for part in known.sent if part.kind in ("up", "down")} == pytest.approx(frames)
+    assert [part.kind for part in known.sent] == ["device", "codecs", "up", "up", "server", "down", "down", "trips"]
+    state.update(batch=40)
+    assert state.budget.missing != ()
+
+
 def test_a_trial_takes_the_batch_where_that_is_quick() -> None:
     state = ExplorerState("resnet50", batch=32, at="maxpool")
-    assert state.plan.photographs == 32
-    state.update(at="flatten")
-    assert state.plan.photographs == 3
+    assert state.plan.photographs == 7
     state.update(batch=1)
     assert state.plan.photographs == 2
     state.update(model="digits_cnn", batch=1000)
     assert state.plan.photographs == 64
+    state.update(model="vgg19", batch=32)
+    assert state.plan.photographs == 2 and state.training_plan.batch == 2
 
 
 def test_a_trial_can_be_cancelled_between_operations() -> None:
     cancel, plan = threading.Event(), ExplorerState("resnet18").plan
 
     def stop(fraction: float, doing: str) -> None:
-        if "through segment" in doing:
+        if "through the network" in doing:
             cancel.set()
 
     with pytest.raises(Cancelled):
         run_trial(plan, stop, cancel)
 
 
+def test_a_few_steps_are_a_real_session() -> None:
+    state = ExplorerState("digits_cnn", batch=16, at=("pool", "flatten"), codecs="fp16 | zstd(1)")
+    shown: list[int] = []
+    log = Training(state.training_plan).run(lambda records: shown.append(len(records)))
+    assert shown == list(range(1, STEPS + 1)) and len(log) == STEPS
+    assert log.losses[-1] < log.losses[0]
+    assert all(size.http > size.frame > 0 and size.raw > size.http for size in log[-1].bytes.values())
+
+
+def test_a_few_steps_of_a_module_of_your_own_run_here() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    before = [parameter.clone() for parameter in model.parameters()]
+    state = ExplorerState(model, input_shape=(1, 8, 8), at="1")
+    log = Training(state.training_plan).run()
+    assert len(log) == STEPS and all(size.http == 0 < size.frame for size in log[0].bytes.values())
+    assert all(map(torch.equal, before, model.parameters())), "a copy was trained"
+
+
+def test_training_says_what_it_cannot_do() -> None:
+    with pytest.raises(DataError, match="class scores"):
+        Training(ExplorerState(nn.Conv2d(1, 2, 3), input_shape=(1, 8, 8)).training_plan).run()
+    with pytest.raises(DataError, match=r"se\.Trainer"):
+        Training(ExplorerState(nn.Linear(8, 3), input_shape=(8,)).training_plan).run()
+
+
+@pytest.mark.parametrize("moment", ["starting a server", "step 2"])
+def test_training_can_be_cancelled_wherever_it_is(moment: str) -> None:
+    training = Training(ExplorerState("digits_cnn", batch=16, at="pool").training_plan)
+
+    def stop(fraction: float, doing: str) -> None:
+        if moment in doing:
+            training.cancel()
+
+    with pytest.raises(Cancelled):
+        training.run(progress=stop)
+
+
 def test_pictures_take_the_networks_shape() -> None:
-    assert pictures((3, 20, 30), 2).shape == (2, 3, 20, 30)
-    grey = pictures((1, 8, 8), 2)
+    assert photographs((3, 20, 30), 2).shape == (2, 3, 20, 30)
+    grey = photographs((1, 8, 8), 2)
     assert grey.shape == (2, 1, 8, 8)
     with pytest.raises(DataError, match=r"se.measure"):
-        pictures((100,), 2)
+        photographs((100,), 2)
+    batches = digit_batches((3, 16, 24), 4, 5, 3)
+    assert [(x.shape, int(y.max()) < 4) for x, y in batches] == [((5, 3, 16, 24), True)] * 3
+
+
+def test_choices_are_taken_over_as_far_as_they_go() -> None:
+    old = ExplorerState("resnet18", batch=4, at=("maxpool", "flatten"), codecs="int8")
+    old.update(link="3g", log=True)
+    new = ExplorerState("resnet34")
+    new.take_over(old)
+    assert [cut.name for cut in new.chosen] == ["maxpool", "flatten"]
+    assert (new.batch, new.link, new.log, new.codecs) == (4, "3g", True, old.codecs)
+    other = ExplorerState("digits_cnn")
+    other.take_over(old)
+    assert other.batch == 4 and other.mode == SINGLE
 
 
 def test_the_state_needs_neither_widgets_nor_a_notebook() -> None:

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import io
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -46,7 +47,7 @@ def view(explorer: Explorer) -> View:
 
 
 def test_it_is_made_of_core_widgets_and_shows_the_numbers(explorer: Explorer, view: View) -> None:
-    assert "25.7 MB" in view.bars.value and "32·56·56·64 = 6,422,528 values" in view.facts.value
+    assert "25.7 MB" in view.bars.value and "32·56·56·64 = 6,422,528 values" in _plain(view.facts.value)
     assert not any(isinstance(widget, ipywidgets.Output) for widget in view_module._all_widgets(view.box))
     assert view.model.value == "resnet18" and len(view.model.options) > 1000
     assert (view.input_shape.value, view.batch.value, view.num_classes.value) == ("3×224×224", 32, 1000)
@@ -62,7 +63,7 @@ def test_each_control_changes_the_state_and_the_picture(explorer: Explorer, view
     view.num_classes.value = 10
     assert state.classes == 10
     view.link.value = "3g"
-    assert state.link == "3g" and "Mbit/s" in view.facts.value and "0.768" in view.facts.value
+    assert state.link == "3g" and "Mbit/s" in view.budget.value and "0.768" in view.budget.value
     view.log.value = True
     assert state.log
     view.one.value = 0
@@ -82,7 +83,7 @@ def test_the_state_moves_the_controls(explorer: Explorer, view: View) -> None:
     view.bars.observe(lambda change: drawn.append(change["new"]), "value")
     explorer.state.update(model="vgg11", batch=8, mode="double", chain="fp16", link="lan")
     assert (view.model.value, view.batch.value, view.mode.value) == ("vgg11", 8, "double")
-    assert (view.chain.value, view.preset.value, view.link.value) == ("fp16", "fp16", "lan")
+    assert (view.chains["outputs"].value, view.preset.value, view.link.value) == ("fp16", "your own", "lan")
     assert view.two.value == explorer.state.at and len(drawn) == 1
 
 
@@ -116,21 +117,22 @@ def test_a_moved_cut_answers_fast() -> None:
         ("num_classes", -4, "classes"),
         ("input_shape", "big", "input size"),
         ("input_shape", "7, 224, 224", "conv1"),
-        ("chain", "zstd(1) | fp16", "fp16 | zstd(1)"),
-        ("chain", "shrink", "there is no codec"),
+        ("activations", "zstd(1) | fp16", "fp16 | zstd(1)"),
+        ("input_gradients", "shrink", "there is no codec"),
     ],
 )
 def test_bad_input_is_told_and_the_last_good_state_stays(
     explorer: Explorer, view: View, control: str, bad: Any, message: str
 ) -> None:
     before, picture, facts = explorer.state.trait_values(), view.bars.value, view.facts.value
-    getattr(view, control).value = bad
+    widget = view.chains[control] if control in view.chains else getattr(view, control)
+    widget.value = bad
     assert message in _plain(view.problem.value) and 'role="alert"' in view.problem.value
     assert explorer.state.trait_values() == before
     assert (view.bars.value, view.facts.value) == (picture, facts)
-    assert getattr(view, control).value == bad  # to be corrected, not typed again
+    assert widget.value == bad  # to be corrected, not typed again
     view.one.value = 6
-    assert view.problem.value == "" and getattr(view, control).value != bad
+    assert view.problem.value == "" and widget.value != bad
 
 
 def test_an_unknown_cut_name_is_told(explorer: Explorer, view: View) -> None:
@@ -197,19 +199,33 @@ def test_the_handles_stand_under_the_bars(view: View) -> None:
     assert left == pytest.approx(0.5 / (view.one.max + 1), abs=1e-6)
 
 
-def test_measure_shows_a_row_for_each_chain(explorer: Explorer, view: View) -> None:
+def test_each_message_has_a_chain_and_presets_set_them_all(explorer: Explorer, view: View) -> None:
+    assert list(view.chains) == ["activations", "outputs", "output_gradients", "input_gradients"]
+    assert [chain.layout.display for chain in view.chains.values()] == [None, "none", "none", None]
+    view.mode.value = "double"
+    assert {chain.layout.display for chain in view.chains.values()} == {None}
+    view.preset.value = "8 bits"
+    assert {chain.value for chain in view.chains.values()} == {"int8 | zstd(1)"}
+    view.chains["outputs"].value = "raw"
+    assert view.preset.value == "your own" and repr(explorer.state.codecs.outputs) == "raw"
+    view.preset.value = "your own"
+    assert repr(explorer.state.codecs.outputs) == "raw"
+    view.chains["outputs"].value = "int8|zstd(1)"
+    assert view.preset.value == "8 bits" and view.chains["outputs"].value == "int8 | zstd(1)"
+
+
+def test_measure_shows_a_row_for_each_message_and_fills_the_budget(explorer: Explorer, view: View) -> None:
     view.model.value = "digits_cnn"
-    view.preset.value = "raw"
+    view.preset.value = "nothing: raw"
     view.measure.click()
     _wait(view)
-    assert "raw" in view.trials.value and "measured in" in view.progress.value
-    view.chain.value = "fp16 | zstd(1)"
-    assert view.preset.value == "fp16 | zstd(1)"
+    assert "raw" in view.trials.value and "done in" in view.progress.value
+    view.preset.value = "half precision"
+    assert "press Measure" in view.budget.value
     view.measure.click()
     _wait(view)
     assert view.trials.value.count("<code>activations</code>") == 2
-    view.chain.value = "fp16 | fp16"
-    assert view.preset.value == "your own"
+    assert "press Measure" not in view.budget.value and "server computes" in view.budget.value
     view.one.value = 2
     assert "Nothing measured" in view.trials.value
 
@@ -218,15 +234,44 @@ def test_cancel_stops_a_measurement(explorer: Explorer, view: View) -> None:
     view.model.value = "vgg11"
     view.one.value = view.one.max - 3
     view.stop.click()
-    assert "Nothing is being measured" in view.progress.value
+    assert "Nothing is going on" in view.progress.value
     view.measure.click()
     assert "se-busy" in view.progress.value
     view.measure.click()
-    assert "Still measuring" in view.progress.value
+    assert "Still at work" in view.progress.value
+    view.train.click()
+    assert "Still at work" in view.progress.value
     view.stop.click()
     assert _wait(view) < 3
     assert "Cancelled" in view.progress.value and "Nothing measured" in view.trials.value
     assert "se-busy" not in view.progress.value
+
+
+def test_a_few_steps_are_trained_and_drawn(explorer: Explorer, view: View) -> None:
+    view.model.value = "digits_cnn"
+    drawn: list[str] = []
+    view.training.observe(lambda change: drawn.append(change["new"]), "value")
+    view.train.click()
+    _wait(view)
+    assert "done in" in view.progress.value and "step 10 of 10" in view.training.value
+    assert sum("two processes" in html for html in drawn) == 10
+
+
+def test_code_is_shown_follows_the_choice_and_goes(explorer: Explorer, view: View) -> None:
+    view.show.click()
+    assert "se.load_model" in view.told.value and "maxpool" in view.told.value
+    view.one.value = 6
+    assert "maxpool" not in view.told.value and explorer.state.chosen[0].name in view.told.value
+    view.show.click()
+    assert view.told.value == ""
+
+
+def test_save_writes_the_picture_into_the_folder(view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    view.save.click()
+    assert {path.name for path in tmp_path.iterdir()} == {"resnet18-maxpool.svg", "resnet18-maxpool.png"}
+    assert "resnet18-maxpool.svg" in view.told.value
+    assert "matplotlib.pyplot" not in sys.modules
 
 
 def test_a_measurement_that_fails_says_why() -> None:
@@ -253,7 +298,11 @@ def test_the_worker_writes_to_no_control(explorer: Explorer, view: View) -> None
         widget.observe(note(widget))
     view.measure.click()
     _wait(view)
-    assert written["worker"] == {view.progress, view.trials}
+    assert written["worker"] == {view.progress, view.trials, view.budget}
+    written["worker"].clear()
+    view.train.click()
+    _wait(view)
+    assert written["worker"] == {view.progress, view.training}
 
 
 def test_a_cell_shows_widgets_a_page_a_picture_and_words(explorer: Explorer) -> None:
@@ -282,6 +331,25 @@ def test_running_a_cell_again_closes_what_it_showed() -> None:
     assert len(_living()) < before
     for explorer in (third, other):
         explorer.close()
+
+
+def test_running_a_cell_again_keeps_what_was_chosen() -> None:
+    module = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+    with _cell("a", "run 1"):
+        one, two, own = explore("digits_cnn"), explore("digits_cnn"), explore(module, input_shape=(8,))
+    for explorer, batch in ((one, 5), (two, 6), (own, 7)):
+        explorer.state.update(batch=batch, link="3g")
+    own.state.update(at="1")
+    with _cell("a", "run 2"):
+        renewed = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+        again = [explore("digits_cnn"), explore("digits_cnn"), explore(renewed, input_shape=(8,))]
+    assert [(e.state.batch, e.state.link) for e in again] == [(5, "3g"), (6, "3g"), (7, "3g")]
+    assert again[2].state.holds(renewed) and again[2].state.chosen[0].name == "1"
+    with _cell("a", "run 3"):
+        changed = explore("digits_cnn", batch=9)  # the arguments changed, so they count
+    assert changed.state.batch == 9 and changed.state.link == "lte"
+    with _cell("b", "run 4"):
+        assert explore("digits_cnn").state.batch == 32
 
 
 def test_twenty_runs_leave_nothing_behind() -> None:
@@ -315,9 +383,10 @@ def test_measure_can_be_waited_for(explorer: Explorer, view: View) -> None:
         {"model": "resnet18", "input_shape": (3, 64, 96), "at": "layer1.0.conv1"},
     ],
 )
-def test_the_snippet_computes_the_same_numbers(arguments: dict[str, Any]) -> None:
+@pytest.mark.parametrize("codecs", ["topk(0.1) | fp16", 'pca(2, axis="channel") | int8'])
+def test_the_snippet_computes_the_same_numbers(arguments: dict[str, Any], codecs: str) -> None:
     explorer = explore(**arguments)
-    explorer.state.update(chain="topk(0.1) | fp16")
+    explorer.state.update(codecs=codecs)
     printed: list[tuple[Any, ...]] = []
     state = torch.get_rng_state()
     try:
@@ -328,12 +397,15 @@ def test_the_snippet_computes_the_same_numbers(arguments: dict[str, Any]) -> Non
     for words, cut in zip(printed, cuts, strict=False):
         assert words == (cut.name, cut.shapes, cut.nbytes, cut.params_before, cut.macs_before)
     assert printed[len(cuts)][1] == pytest.approx(facts.seconds)
-    for row in explorer.measure().messages:
-        found = [words[1] for words in printed[len(cuts) + 1 :] if words[0] == row.message]
+    rest = printed[len(cuts) + 1 :]
+    trial = explorer.measure()
+    assert len(trial.messages) == 2 * len(cuts)
+    for row in trial.messages:
+        found = [words[1] for words in rest if words[0] == row.message and len(words) == 2]
         assert len(found) == row.tensors
         assert sum(measured.raw_bytes for measured in found) == row.raw_bytes
-        assert sum(measured.frame_bytes for measured in found) == row.frame_bytes
         assert min(measured.cosine for measured in found) == row.cosine
+        assert [words[3] for words in rest if words[0] == row.message and len(words) == 5] == [row.frame_bytes]
 
 
 def test_a_snippet_for_a_module_of_your_own_leaves_it_to_you() -> None:
@@ -352,9 +424,8 @@ def test_only_the_view_knows_ipywidgets_and_nothing_knows_pyplot() -> None:
 
 def _wait(view: View, limit: float = 60) -> float:
     started = time.monotonic()
-    assert view._worker is not None
     view._worker.join(limit)
-    assert not view._worker.is_alive()
+    assert not view._worker.busy
     return time.monotonic() - started
 
 

@@ -369,6 +369,17 @@ def test_a_message_and_its_gradient_share_one_fit() -> None:
     assert again is codecs, "nothing is left to fit"
 
 
+def test_a_gradient_of_what_the_device_kept_is_fitted_too() -> None:
+    """C's gradient for a tensor of A that B read goes back through the chain of the outputs' gradients."""
+    model = se.load_model("densenet121", num_classes=7)
+    at = ("features.denseblock1.denselayer1.conv1", "features.denseblock1.denselayer4.conv2")
+    parts = se.split(model, at=at, input_shape=(3, 32, 32))
+    batch = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(4)
+    codecs = se.calibrate(parts, "pca(2, axis='channel') | int8", [batch], progress=False)
+    record = se.Trainer(parts, codecs=codecs).step(*batch)
+    assert record.bytes["output_gradients"].frame < record.bytes["output_gradients"].raw / 4
+
+
 def test_calibrating_says_what_it_needs() -> None:
     split = digits_split()
     with pytest.raises(DataError, match="found none"):

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from spliteasy.explorer.notebook import Explorer
+    from spliteasy.wire import Codecs
 
 __all__ = ["explore"]
 
@@ -19,6 +20,7 @@ def explore(
     batch: int = 32,
     num_classes: int | None = None,
     at: str | Sequence[str] | None = None,
+    codecs: Codecs | str | None = None,
 ) -> Explorer:
     """An interactive picture of where a network can be cut; let it be the last line of a notebook cell.
 
@@ -28,16 +30,25 @@ def explore(
         batch: samples in a training step.
         num_classes: width of the output of a network by name; None for its own.
         at: one cut by name for a single split, two for a double split; None for the first pooling.
+        codecs: chains of the messages to begin with, or one for all; None for half precision.
 
-    Running a cell again closes the view that it showed before.
+    Running a cell again closes the view that it showed before; what was chosen there stays, unless the arguments
+    changed.
 
     Raises:
-        ModelError, TraceError, DataError, CutError: as `load_model` and `find_cuts` do. Later, in the view, messages
-            take the place of errors, and the last good choice stays.
+        ModelError, TraceError, DataError, CutError, CodecError: as `load_model`, `find_cuts` and `codec` do. Later, in
+            the view, messages take the place of errors, and the last good choice stays.
     """
-    from spliteasy.explorer.notebook import Explorer, close_earlier_views
+    from spliteasy.explorer.notebook import explorer_of_this_cell
     from spliteasy.explorer.state import ExplorerState
 
-    explorer = Explorer(ExplorerState(model, input_shape, batch, num_classes, at))
-    close_earlier_views(explorer)
-    return explorer
+    def state(before: ExplorerState | None) -> ExplorerState:
+        if before is not None and (isinstance(model, str) or before.holds(model)):
+            return before
+        made = ExplorerState(model, input_shape, batch, num_classes, at, codecs)
+        if before is not None:
+            made.take_over(before)
+        return made
+
+    shown = model if isinstance(model, str) else type(model).__qualname__
+    return explorer_of_this_cell(repr((shown, input_shape, batch, num_classes, at, codecs)), state)

@@ -6,28 +6,80 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from spliteasy.codecs import codec, list_codecs
+from spliteasy.codecs import list_codecs
 from spliteasy.errors import CutError, DataError, TrainingError, suggest
 from spliteasy.explorer.wording import TIMES
 from spliteasy.link import LINKS
+from spliteasy.wire import MESSAGES, Codecs, as_codecs
 
-__all__ = ["DOUBLE", "SINGLE", "check_plain", "parse_shape", "presets", "usual_chain"]
+__all__ = [
+    "DOUBLE",
+    "SINGLE",
+    "changed_codecs",
+    "check_plain",
+    "parse_shape",
+    "preset_chains",
+    "preset_codecs",
+    "usual_codecs",
+]
 
 SINGLE, DOUBLE = "single", "double"
 
-_PRESETS = ("raw", "zstd(1)", "fp16", "fp16 | zstd(1)", "topk(0.1) | fp16 | zstd(1)", "topk(0.01) | fp16 | zstd(1)")
-_USUAL = "fp16 | zstd(1)"
+_CHAINS = (
+    "raw", "zstd(1)", "fp16", "fp16 | zstd(1)", "int8 | zstd(1)", "int4 | zstd(1)", "topk(0.1) | fp16 | zstd(1)",
+    "topk(0.01) | int8 | zstd(1)", "sign", "pca(8, axis='channel') | int8",
+)  # fmt: skip
+
+_PRESETS = {
+    "nothing: raw": {},
+    "lossless": {"forward": "zvc | shuffle | zstd(1)", "backward": "shuffle | zstd(1)"},
+    "half precision": {"forward": "fp16 | zstd(1)", "backward": "fp16 | zstd(1)"},
+    "8 bits": {"forward": "int8 | zstd(1)", "backward": "int8 | zstd(1)"},
+    "4 bits": {"forward": "int4 | zstd(1)", "backward": "int4 | zstd(1)"},
+    "largest tenth": {"forward": "topk(0.1) | fp16 | zstd(1)", "backward": "topk(0.1) | fp16 | zstd(1)"},
+    "largest tenth, its gradient": {
+        "forward": "fp16 | zstd(1)", "activations": "topk(0.1, reuse=True) | int8 | zstd(1)",
+        "backward": "fp16 | zstd(1)", "input_gradients": "topk(0.1, reuse=True) | int8 | zstd(1)",
+    },
+}  # fmt: skip
+_USUAL = "half precision"
 
 
-def presets() -> list[str]:
-    """The chains to offer, of codecs that are installed; the core itself has `raw` alone."""
-    known = set(list_codecs())
-    return [chain for chain in _PRESETS if {part.split("(")[0].strip() for part in chain.split("|")} <= known]
+def preset_chains() -> list[str]:
+    """The chains to offer for a message, of codecs that are installed; the core itself has `raw` alone."""
+    return [chain for chain in _CHAINS if _installed(chain)]
 
 
-def usual_chain() -> str:
-    """The chain to begin with."""
-    return _USUAL if _USUAL in presets() else "raw"
+def preset_codecs() -> dict[str, Codecs]:
+    """Chains for all four messages to offer, by name, of codecs that are installed."""
+    return {name: Codecs(**chains) for name, chains in _PRESETS.items() if all(map(_installed, chains.values()))}
+
+
+def usual_codecs() -> Codecs:
+    """The chains to begin with."""
+    return preset_codecs().get(_USUAL, Codecs())
+
+
+def _installed(chain: str) -> bool:
+    return {part.split("(")[0].strip() for part in chain.split(" | ")} <= set(list_codecs())
+
+
+def changed_codecs(before: Codecs | None, changes: dict[str, Any]) -> dict[str, Any]:
+    """``changes`` with whatever it says of chains put together as ``codecs``; raises `CodecError` for what is none.
+
+    ``codecs`` goes first, then ``chain`` for all messages, ``forward`` and ``backward`` for two each, and a message's
+    own name.
+    """
+    given = {key: changes[key] for key in ("codecs", "chain", "forward", "backward", *MESSAGES) if key in changes}
+    if not given:
+        return changes
+    kept = {key: value for key, value in changes.items() if key not in given}
+    start = as_codecs(given.get("codecs", before))
+    chains: dict[str, Any] = {message: start.chain(message) for message in MESSAGES}
+    for message in MESSAGES:
+        for key in ("chain", "backward" if message.endswith("gradients") else "forward", message):
+            chains[message] = given.get(key, chains[message])
+    return {**kept, "codecs": Codecs(**chains)}
 
 
 def parse_shape(shape: object) -> tuple[int, ...]:
@@ -53,8 +105,7 @@ def parse_shape(shape: object) -> tuple[int, ...]:
 
 
 def check_plain(values: dict[str, Any]) -> None:
-    """Raise for a link or a chain that does not exist, or a mode that is none."""
-    codec(values["chain"])
+    """Raise for a link that does not exist, a mode that is none, or a batch below one."""
     if values["link"] not in LINKS:
         raise TrainingError(
             f"Expected a link, one of {', '.join(LINKS)}; found {values['link']!r}."

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spliteasy.explorer.figure import draw, png, static_html
+from spliteasy.explorer.saving import save_picture
 from spliteasy.explorer.snippet import snippet
 from spliteasy.explorer.state import ExplorerState
+from spliteasy.explorer.training import Training
 from spliteasy.explorer.trial import Trial, run_trial
 from spliteasy.explorer.wording import size
+from spliteasy.runlog import RunLog
 
 if TYPE_CHECKING:
     from spliteasy.explorer.view import View
     from spliteasy.pictures import Picture
 
-__all__ = ["Explorer", "close_earlier_views"]
-
-_opened: dict[str, tuple[str, list[Explorer]]] = {}
+__all__ = ["Explorer", "explorer_of_this_cell"]
 
 
 class Explorer:
@@ -29,6 +33,14 @@ class Explorer:
     def __init__(self, state: ExplorerState) -> None:
         self.state = state
         self._view: View | None = None
+
+    def save(self, folder: str | Path = ".") -> tuple[Path, Path]:
+        """Write the picture into ``folder`` as SVG and PNG; their paths. Raises `SplitEasyError`."""
+        return save_picture(self.state.skyline, self.state.model, folder)
+
+    def train(self) -> RunLog:
+        """Train a few steps now and wait; the button does the same on a thread of its own."""
+        return Training(self.state.training_plan).run()
 
     @property
     def widget(self) -> Any:
@@ -48,7 +60,7 @@ class Explorer:
         return snippet(self.state.plan, self.state.facts)
 
     def measure(self) -> Trial:
-        """Try the chain at the chosen cuts now and wait for it; the button does the same on a thread of its own."""
+        """Try the chains at the chosen cuts now and wait for it; the button does the same on a thread of its own."""
         trial = run_trial(self.state.plan)
         self.state.remember(trial)
         if self._view is not None:
@@ -75,18 +87,38 @@ class Explorer:
         return f"Explorer: {self.state.model}, {self.state.mode} split after {cuts}, batch {self.state.batch}"
 
 
-def close_earlier_views(explorer: Explorer) -> None:
-    """Close what the running cell showed when it ran before, and note ``explorer`` as shown by it."""
+@dataclass
+class _Shown:
+    """What a cell shows: the run that made it, its explorers with what was asked for, and those of the run before whose
+    states were not taken over yet."""
+
+    run: str
+    explorers: list[tuple[Hashable, Explorer]]
+    earlier: list[tuple[Hashable, Explorer]]
+
+
+_opened: dict[str, _Shown] = {}
+
+
+def explorer_of_this_cell(asked: Hashable, state: Callable[[ExplorerState | None], ExplorerState]) -> Explorer:
+    """An explorer for the cell that runs. Whatever the cell showed when it ran before is closed; ``state`` makes the
+    new one's state, given the earlier one's where the same was ``asked`` for then."""
     from IPython import get_ipython
 
     parent: dict[str, Any] = getattr(get_ipython(), "get_parent", dict)()
     cell = parent.get("metadata", {}).get("cellId")
     if cell is None:
-        return
+        return Explorer(state(None))
     run = parent.get("header", {}).get("msg_id", "")
-    earlier, explorers = _opened.get(cell, ("", []))
-    if earlier != run:
-        for old in explorers:
+    shown = _opened.get(cell)
+    if shown is None or shown.run != run:
+        earlier = shown.explorers if shown is not None else []
+        for _, old in earlier:
             old.close()
-        explorers = []
-    _opened[cell] = run, [*explorers, explorer]
+        shown = _opened[cell] = _Shown(run, [], earlier)
+    kept = next((pair for pair in shown.earlier if pair[0] == asked), None)
+    if kept is not None:
+        shown.earlier.remove(kept)
+    explorer = Explorer(state(kept[1].state if kept is not None else None))
+    shown.explorers.append((asked, explorer))
+    return explorer

@@ -7,7 +7,7 @@ from html import escape
 
 from spliteasy.errors import SplitEasyError
 
-__all__ = ["progress_bar", "status", "told"]
+__all__ = ["code", "progress_bar", "status", "told"]
 
 
 def told(error: Exception) -> str:
@@ -36,4 +36,12 @@ def progress_bar(fraction: float, doing: str) -> str:
         f'<div class="spliteasy se-busy" role="progressbar" aria-valuenow="{100 * fraction:.0f}">'
         f'<div class="se-told"><span class="se-done"><span style="width:{100 * fraction:.0f}%"></span></span>'
         f"{escape(doing)}</div></div>"
+    )
+
+
+def code(text: str) -> str:
+    """Code to copy: a click selects all of it."""
+    return (
+        '<div class="spliteasy"><div class="se-dim">click, then copy</div>'
+        f'<pre class="se-code" tabindex="0">{escape(text)}</pre></div>'
     )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from spliteasy.seeding import drawing_from
 
 __all__ = ["OwnGenerator"]
 
@@ -14,15 +17,27 @@ __all__ = ["OwnGenerator"]
 class OwnGenerator(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within the block, and in this thread only, random operations on the CPU draw from a generator seeded here.
 
-    They draw what they would draw after ``torch.manual_seed(seed)``, and torch's global generator, which belongs to
-    the whole process and so to the user's cells, neither moves nor is moved. ``before_each``, if given, is called
-    before every operation; what it raises stops the work there.
+    They draw what they would draw after ``torch.manual_seed(seed)``, the steps of a `Trainer` included, and torch's
+    global generator, which belongs to the whole process and so to the user's cells, neither moves nor is moved.
+    ``before_each``, if given, is called before every operation; what it raises stops the work there.
     """
 
     def __init__(self, seed: int, before_each: Callable[[], None] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._generator = torch.Generator().manual_seed(seed)
         self._before_each = before_each
+        self._stack = ExitStack()
+
+    def __enter__(self) -> OwnGenerator:
+        """Begin: steps seed this generator too."""
+        self._stack.enter_context(drawing_from(self._generator))
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """End: all is as it was."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._stack.close()
 
     def __torch_dispatch__(
         self,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spliteasy.explorer.facts import Facts
-from spliteasy.explorer.trial import REPEATS, SEED, TrialPlan
+from spliteasy.explorer.trial import FITTED_ON, REPEATS, SEED, TrialPlan
 
 __all__ = ["snippet"]
 
 
 def snippet(plan: TrialPlan, facts: Facts) -> str:
-    """Python that lists the chosen cuts, the seconds of a step on the link, and measures the chain on photographs."""
+    """Python that lists the chosen cuts, the seconds of a step on the link, and measures the chains on photographs."""
     names = [cut.name for cut in facts.at]
     at = repr(names[0]) if len(names) == 1 else repr(tuple(names))
     link = facts.link
@@ -44,46 +44,58 @@ def _model(plan: TrialPlan) -> list[str]:
 
 def _trial(plan: TrialPlan, facts: Facts, at: str) -> list[str]:
     if len(plan.input_shape) != 3:
-        return ["# The chain is measured on photographs, which this network does not take."]
+        return ["# The chains are measured on photographs, which this network does not take."]
+    learns = plan.classes is not None
     lines = [
-        f"split = se.split(model, at={at}, input_shape={plan.input_shape}).train()",
-        *_pictures(plan.input_shape, plan.photographs),
-        f"torch.manual_seed({SEED})",
+        f"split = se.split(model, at={at}, input_shape={plan.input_shape})",
+        "",
+        *_photographs(plan.input_shape, plan.photographs),
+        "",
+        "images = photographs(seed=0)",
+        f"labels = torch.arange({plan.photographs}) % {min(2, plan.classes or 1)}  # which of the two photographs",
+        "codecs = se.Codecs(",
+        *(f"    {message.name}={_quoted(repr(plan.codecs.chain(message.name)))}," for message in facts.messages),
+        ")",
     ]
-    messages = {message.name: message for message in facts.messages}
-    value = "photographs"
-    for name, segment, cut in zip(("activations", "outputs"), "ab", facts.at, strict=False):
-        alive = [tensor.name for tensor in cut.tensors]
-        crossing = [tensor.name for tensor in messages[name].tensors]
+    if learns and any(plan.codecs.chain(message.name).unfitted for message in facts.messages):
         lines += [
-            "with torch.no_grad():",
-            f"    {name} = split.{segment}({value})",
-            f"for tensor in {_selected(name, alive, crossing)}:",
-            f"    print({name!r}, se.measure({plan.chain!r}, tensor, repeats={REPEATS}))",
+            f"others = [(photographs(seed), labels) for seed in range(1, {1 + FITTED_ON})]",
+            "codecs = se.calibrate(split, codecs, others, progress=False)",
         ]
-        value = name
+    lines += [
+        f"messages = se.crossing_tensors(split, images, labels{'' if learns else ', gradients=False'})",
+        "for name, tensors in messages.items():",
+        "    for tensor in tensors:",
+        "        if tensor is not None and tensor.is_floating_point():",
+        f"            print(name, se.measure(codecs.chain(name), tensor, repeats={REPEATS}, message=name))",
+    ]
+    if learns:
+        lines += [
+            "",
+            "record = se.Trainer(split, codecs=codecs).step(images, labels)",
+            "for name, size in record.bytes.items():",
+            "    print(name, size.raw, 'bytes raw,', size.frame, 'in a frame')",
+        ]
     return lines
 
 
-def _selected(name: str, alive: Sequence[str], crossing: Sequence[str]) -> str:
-    """The tensors of a message among those alive at its cut, as an expression."""
-    if len(alive) == 1:
-        return f"[{name}]"
-    tensors = f"filter(torch.is_tensor, {name})"
-    if list(alive) == list(crossing):
-        return tensors
-    places = tuple(alive.index(owner) for owner in crossing)
-    return f"[tensor for place, tensor in enumerate({tensors}) if place in {places}]"
+def _quoted(chain: str) -> str:
+    """A chain between double quotes where it can be, as people write it."""
+    return f'"{chain}"' if '"' not in chain else repr(chain)
 
 
-def _pictures(shape: Sequence[int], count: int) -> list[str]:
+def _photographs(shape: Sequence[int], count: int) -> list[str]:
+    """A function that makes photographs in the shape of the network."""
     channels, height, width = shape
-    lines = [f"photographs = se.data.photos({count}, size={max(height, width)})"]
+    made = f"se.data.photos({count}, size={max(height, width)}, seed=seed)"
+    if height == width and channels == 3:
+        return ["def photographs(seed):", f"    return {made}"]
+    lines = ["def photographs(seed):", f"    batch = {made}"]
     if height != width:
         lines.append(
-            "photographs = torch.nn.functional.interpolate("
-            f"photographs, size=({height}, {width}), mode='bilinear', antialias=True)"
+            "    batch = torch.nn.functional.interpolate("
+            f"batch, size=({height}, {width}), mode='bilinear', antialias=True)"
         )
     if channels != 3:
-        lines.append(f"photographs = photographs.mean(dim=1, keepdim=True).repeat(1, {channels}, 1, 1)")
-    return lines
+        lines.append(f"    batch = batch.mean(dim=1, keepdim=True).repeat(1, {channels}, 1, 1)")
+    return [*lines, "    return batch"]

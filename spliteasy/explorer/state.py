@@ -5,28 +5,33 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import nn
-from traitlets import Bool, Enum, HasTraits, Int, Tuple, Unicode
+from traitlets import Bool, Enum, HasTraits, Instance, Int, Tuple, Unicode
 
 from spliteasy.cuts import Cut, Cuts
-from spliteasy.errors import CutError, ModelError
-from spliteasy.explorer.choices import DOUBLE, SINGLE, check_plain, parse_shape, usual_chain
+from spliteasy.errors import CutError, ModelError, SplitEasyError
+from spliteasy.explorer.budget import Budget, budget
+from spliteasy.explorer.choices import DOUBLE, SINGLE, changed_codecs, check_plain, parse_shape, usual_codecs
 from spliteasy.explorer.facts import Facts, facts
 from spliteasy.explorer.network import Network, blueprint
 from spliteasy.explorer.placing import named, nearest, ordered, usual
 from spliteasy.explorer.randomness import OwnGenerator
 from spliteasy.explorer.skyline import Skyline, skyline
+from spliteasy.explorer.training import TrainingPlan
 from spliteasy.explorer.trial import SEED, MessageTrial, Trial, TrialPlan
 from spliteasy.link import LINKS
 from spliteasy.models import input_size_of, load_model
+from spliteasy.wire import Codecs
 
 __all__ = ["ExplorerState"]
 
 _KEPT = 8
-_TRIAL_MACS, _TRIAL_BYTES, _MOST_PHOTOGRAPHS = 16e9, 64e6, 64
+_TRIAL_MACS, _TRIAL_BYTES, _MOST_PHOTOGRAPHS = 32e9, 24e6, 64
+_STEP_MACS = 16e9
 _T = TypeVar("_T")
 
 
@@ -42,7 +47,7 @@ class _Wanted:
     first: int
     last: int
     link: str
-    chain: str
+    codecs: Codecs
     log: bool
 
 
@@ -51,7 +56,7 @@ class ExplorerState(HasTraits):
 
     ``first`` and ``last`` are numbers of cuts: a single split cuts at ``first``, a double split at both, so that B runs
     the operations ``first + 1`` to ``last``. ``num_classes`` is 0 for the network's own. A module of your own shows as
-    ``"ClassName (yours)"``.
+    ``"ClassName (yours)"``. ``codecs`` are the chains of the four messages; a single split sends two of them.
     """
 
     model = Unicode(read_only=True)
@@ -62,7 +67,7 @@ class ExplorerState(HasTraits):
     first = Int(0, read_only=True)
     last = Int(1, read_only=True)
     link = Unicode("lte", read_only=True)
-    chain = Unicode("fp16", read_only=True)
+    codecs = Instance(Codecs, (), read_only=True)
     log = Bool(False, read_only=True)
 
     def __init__(
@@ -72,13 +77,14 @@ class ExplorerState(HasTraits):
         batch: int = 32,
         num_classes: int | None = None,
         at: str | Sequence[str] | None = None,
-        chain: str | None = None,
+        codecs: Codecs | str | None = None,
     ) -> None:
         super().__init__()
         self._modules: dict[str, nn.Module] = {}
         self._blueprints: OrderedDict[Hashable, nn.Module] = OrderedDict()
         self._networks: OrderedDict[Hashable, Network] = OrderedDict()
-        self._trials: dict[Hashable, dict[str, tuple[MessageTrial, ...]]] = {}
+        self._trials: dict[Hashable, dict[tuple[str, str], MessageTrial]] = {}
+        self._steps: dict[Hashable, Trial] = {}
         self._lock = threading.Lock()
         self.update(
             model=model,
@@ -87,7 +93,7 @@ class ExplorerState(HasTraits):
             num_classes=num_classes,
             at=at,
             mode=None,
-            chain=usual_chain() if chain is None else chain,
+            codecs=usual_codecs() if codecs is None else codecs,
         )
 
     def update(
@@ -100,11 +106,14 @@ class ExplorerState(HasTraits):
         """Change any of the traits together, or nothing at all if one of them cannot be.
 
         ``model`` is a name, a module, or the name that a module given before is shown by; a new model brings its own
-        input shape, unless one is given, and keeps the cut that is nearest. ``at`` names one cut or two.
+        input shape, unless one is given, and keeps the cut that is nearest. ``at`` names one cut or two. ``codecs`` are
+        `Codecs`, ``chain`` is one chain for all messages, ``forward``, ``backward`` and the messages' own names are
+        chains for those.
         Raises `ModelError`, `TraceError`, `DataError`, `CutError`, `CodecError` or `TrainingError` (for a link), and
         then everything is as before.
         """
         known = {*_Wanted.__dataclass_fields__} - {"model"}
+        changes = changed_codecs(self.codecs, changes)
         for name in changes:
             if name not in known:
                 raise TypeError(f"Expected some of model, at, {', '.join(sorted(known))}; found {name!r}.")
@@ -126,6 +135,19 @@ class ExplorerState(HasTraits):
             for field in _Wanted.__dataclass_fields__:
                 if getattr(self, field) != getattr(wanted, field):
                     self.set_trait(field, getattr(wanted, field))
+
+    def holds(self, module: nn.Module) -> bool:
+        """Whether the network chosen is this module of your own."""
+        return self._modules.get(self.model) is module
+
+    def take_over(self, other: ExplorerState) -> None:
+        """Choose what ``other`` has chosen, as far as this network allows."""
+        names = [name for name in ("link", "codecs", "log", "batch") if getattr(self, name) != getattr(other, name)]
+        wanted = {name: getattr(other, name) for name in names}
+        at = [cut.name for cut in other.chosen]
+        for changes in (wanted, {"at": at}):
+            with suppress(SplitEasyError):
+                self.update(**changes)
 
     @property
     def own(self) -> tuple[str, ...]:
@@ -174,37 +196,55 @@ class ExplorerState(HasTraits):
 
     @property
     def plan(self) -> TrialPlan:
-        """What `run_trial` needs to try the chain at the chosen cuts."""
+        """What `run_trial` needs to try the chains at the chosen cuts."""
         return TrialPlan(
             network=self._modules.get(self.model, self.model),
             num_classes=self.num_classes or None,
             input_shape=self.input_shape,
             at=tuple(cut.name for cut in self.chosen),
-            chain=self.chain,
+            codecs=self.codecs,
             photographs=self.photographs,
+            classes=self.classes,
         )
 
     @property
     def photographs(self) -> int:
         """How many photographs a trial takes: the batch, or fewer where that would take long; two at least, since
         normalisation in training mode needs them."""
-        macs = max(self.chosen[-1].macs_before, 1)
+        macs = max(self._network.macs, 1)
         nbytes = max(cut.nbytes for cut in self.chosen) / self.batch
         return max(2, min(self.batch, int(_TRIAL_MACS / macs), int(_TRIAL_BYTES / max(nbytes, 1)), _MOST_PHOTOGRAPHS))
 
     @property
-    def trials(self) -> tuple[tuple[str, MessageTrial], ...]:
-        """What was measured at the chosen cuts: (chain, message), newest last."""
-        key = _place_of(self.plan)
+    def training_plan(self) -> TrainingPlan:
+        """What `Training` needs to train a few steps, with a batch that does not take long."""
+        plan, most = self.plan, int(_STEP_MACS / max(self._network.macs, 1))
+        batch = max(2, min(self.batch, most, _MOST_PHOTOGRAPHS))
+        return TrainingPlan(plan.network, plan.num_classes, plan.input_shape, plan.at, plan.codecs, batch, plan.classes)
+
+    @property
+    def budget(self) -> Budget:
+        """The seconds of one training step on the link: uncompressed, and with the chains as far as they were
+        measured."""
         with self._lock:
-            return tuple((chain, row) for chain, rows in self._trials.get(key, {}).items() for row in rows)
+            step = self._steps.get(_place_of(self.plan))
+            rows = dict(self._trials.get(_place_of(self.plan), {}))
+        return budget(self.facts, self.codecs, rows, step)
+
+    @property
+    def trials(self) -> tuple[MessageTrial, ...]:
+        """What was measured at the chosen cuts, newest last."""
+        with self._lock:
+            return tuple(self._trials.get(_place_of(self.plan), {}).values())
 
     def remember(self, trial: Trial) -> None:
         """Keep what was measured; may be called by any thread, and notifies nobody."""
         with self._lock:
             rows = self._trials.setdefault(_place_of(trial.plan), {})
-            rows.pop(trial.plan.chain, None)
-            rows[trial.plan.chain] = trial.messages
+            for row in trial.messages:
+                rows.pop((row.message, row.chain), None)
+                rows[row.message, row.chain] = row
+            self._steps[_place_of(trial.plan)] = trial
 
     @property
     def _network(self) -> Network:
@@ -279,7 +319,7 @@ class ExplorerState(HasTraits):
 
 
 def _place_of(plan: TrialPlan) -> Hashable:
-    """What a trial depends on, but for the chain."""
+    """What a trial depends on, but for the chains."""
     network = plan.network if isinstance(plan.network, str) else id(plan.network)
     return network, plan.num_classes, plan.input_shape, plan.at, plan.photographs
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CONTROLS", "GUTTER", "MARGIN", "SEGMENT_COLORS", "STYLE"]
+__all__ = ["CONTROLS", "GUTTER", "KIND_COLORS", "MARGIN", "SEGMENT_COLORS", "STYLE"]
 
 GUTTER = 64
 """Pixels left of the bars, for the axis."""
@@ -13,10 +13,17 @@ MARGIN = 14
 SEGMENT_COLORS = {"A": "#2f7fd6", "B": "#e8912d", "C": "#1fa187"}
 """Device, server, and device again. Told apart also by those who do not see red and green."""
 
+KIND_COLORS = {
+    "device": SEGMENT_COLORS["A"], "codecs": "#9aa0a6", "up": "#7b4fa3", "server": SEGMENT_COLORS["B"],
+    "down": "#c39bd8", "trips": "#5f6368",
+}  # fmt: skip
+"""What takes time in a step (`budget.KINDS`)."""
+
 _VARIABLES = (
     ".spliteasy { "
     + "".join(f"--se-{letter.lower()}: {color}; " for letter, color in SEGMENT_COLORS.items())
     + f"--se-gutter: {GUTTER}px; --se-margin: {MARGIN}px; }}"
+    + "".join(f" .spliteasy .se-{kind} {{ --se-own: {color}; }}" for kind, color in KIND_COLORS.items())
 )
 
 STYLE = (
@@ -83,6 +90,35 @@ STYLE = (
   margin: 6px 0;
   overflow-wrap: anywhere; }
 .spliteasy .se-sum .se-product { font-size: 14px; }
+.spliteasy .se-term { white-space: nowrap; }
+.spliteasy .se-times { margin: 4px 0 6px; }
+.spliteasy .se-time { display: flex; align-items: center; gap: 10px; margin: 3px 0; }
+.spliteasy .se-time > .se-dim:first-child { width: 84px; flex: none; }
+.spliteasy .se-time > b { width: 88px; flex: none; }
+.spliteasy .se-strip { flex: 1 1 auto; min-width: 0; display: flex; height: 20px; border-radius: 3px;
+  overflow: hidden; }
+.spliteasy .se-strip > span { background: var(--se-own); box-sizing: border-box;
+  border-right: 1px solid var(--se-panel); }
+.spliteasy .se-strip > span:last-child { border-right: 0; }
+.spliteasy .se-untold { font-style: italic; }
+.spliteasy table.se-tight th, .spliteasy table.se-tight td { padding: 2px 5px; }
+.spliteasy .se-curve { position: relative; height: 110px; margin: 4px 0 4px 44px;
+  border-left: 1px solid var(--se-line); border-bottom: 1px solid var(--se-line); }
+.spliteasy .se-curve > span { position: absolute; right: calc(100% + 6px); top: -4px; font-size: 11.5px;
+  color: var(--se-dim); }
+.spliteasy .se-curve > span + span { top: auto; bottom: -4px; }
+.spliteasy .se-curve svg { width: 100%; height: 100%; display: block; overflow: visible; }
+.spliteasy .se-curve polyline { fill: none; stroke: var(--se-a); stroke-width: 2.5px; stroke-linejoin: round;
+  stroke-linecap: round; vector-effect: non-scaling-stroke; }
+.spliteasy .se-message { display: flex; align-items: center; gap: 10px; margin: 5px 0; }
+.spliteasy .se-message > code { width: 122px; flex: none; }
+.spliteasy .se-message > span:last-child { white-space: nowrap; width: 140px; flex: none; }
+.spliteasy .se-track { position: relative; flex: 1 1 60px; height: 14px; min-width: 40px; }
+.spliteasy .se-track > span { position: absolute; left: 0; top: 0; height: 100%; border-radius: 2px;
+  background: var(--se-own); }
+.spliteasy .se-track > .se-rest { background: var(--se-line); }
+.spliteasy pre.se-code { background: var(--se-soft); padding: 8px 12px; overflow-x: auto; user-select: all;
+  font-family: var(--jp-code-font-family, monospace); font-size: 12px; line-height: 1.45; margin: 2px 0; }
 .spliteasy h4 { font-size: 13px; font-weight: 600; margin: 4px 0; color: var(--se-text); }
 .spliteasy table { border-collapse: collapse; width: 100%; margin: 0; font-size: 13px; color: var(--se-text);
   border: 0; table-layout: auto; }
@@ -117,6 +153,12 @@ CONTROLS = """
 .spliteasy-explorer .widget-toggle-buttons { display: flex; flex: 0 0 auto; width: max-content; margin: 2px;
   line-height: 28px; }
 .spliteasy-explorer .widget-toggle-buttons .widget-label { flex-shrink: 0; text-align: right; margin-right: 8px; }
+.spliteasy-explorer .se-sides { align-items: flex-start; }
+.spliteasy-explorer .se-left-side { flex: 5 1 520px; min-width: 0; overflow: visible; }
+.spliteasy-explorer .se-right-side { flex: 1 1 258px; min-width: 0; margin-left: 14px; }
+.spliteasy-explorer .se-chains { display: grid; max-width: 840px; gap: 0 12px;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 350px), 1fr)); }
+.spliteasy-explorer .se-chains > * { width: auto; }
 .spliteasy-explorer .se-scissors { width: auto; height: 22px; overflow: visible; }
 .spliteasy-explorer .se-scissors .slider-container { overflow: visible; padding: 0; margin: 0; border: 0; }
 .spliteasy-explorer .se-scissors .noUi-target { margin: 0; border: 0; height: 22px; background: none; box-shadow: none;

@@ -6,59 +6,50 @@ from collections.abc import Sequence
 from html import escape
 
 from spliteasy.cuts import Cut
-from spliteasy.explorer.facts import Facts, Message, SegmentShare
+from spliteasy.explorer.facts import Facts, SegmentShare
 from spliteasy.explorer.trial import MessageTrial
-from spliteasy.explorer.wording import TIMES, amount, arithmetic, bandwidth, duration, share, size
+from spliteasy.explorer.wording import TIMES, amount, arithmetic, share, size
+from spliteasy.wire import Codecs
 
 __all__ = ["facts_html", "trials_html"]
 
-_DOES = {
-    "activations": "what A computed",
-    "outputs": "what B computed",
-    "output_gradients": "gradient for B",
-    "input_gradients": "gradient for A",
-}
+_HEADS = (
+    ("se-left", "message"),
+    ("se-left", "chain"),
+    ("", "smaller by"),
+    ("", "relative error"),
+    ("", "cosine"),
+    ("", "encode"),
+    ("", "decode"),
+)
 
 
 def facts_html(facts: Facts) -> str:
-    """B·R·C·F of each cut with its numbers filled in, what stays on the device, and the messages of one step."""
+    """B·R·C·F of each cut with its numbers filled in, and who computes what; made to stand beside the picture."""
     sums = "".join(_sum(facts, cut, number) for number, cut in enumerate(facts.at))
-    return (
-        f'<div class="spliteasy">{sums}<div class="se-facts">'
-        f"<div>{_shares(facts)}</div><div>{_messages(facts)}</div></div></div>"
-    )
+    return f'<div class="spliteasy">{sums}{_shares(facts)}</div>'
 
 
-def trials_html(trials: Sequence[tuple[str, MessageTrial]], facts: Facts, photographs: int) -> str:
-    """What was measured at the chosen cuts on that many photographs: ratio, error and speed of each chain, and what it
-    makes of the message."""
+def trials_html(trials: Sequence[MessageTrial], facts: Facts, codecs: Codecs, photographs: int) -> str:
+    """What was measured at the chosen cuts: ratio, error and speed of each chain on each message; those that are chosen
+    now stand out."""
     if not trials:
         return (
-            '<div class="spliteasy"><p class="se-note">Nothing measured at this cut yet. <b>Measure</b> sends '
-            f"{photographs} photographs through the network and tries the chain on what really crosses.</p></div>"
+            '<div class="spliteasy"><p class="se-note">Nothing measured at this cut yet. <b>Measure</b> runs one '
+            f"training step on {photographs} photographs and tries the chains on what really crosses.</p></div>"
         )
-    raw = {message.name: message for message in facts.messages}
-    newest = trials[-1][0]
-    rows = "".join(_trial(chain, trial, raw[trial.message], facts, chain == newest) for chain, trial in trials)
-    scaled = "" if photographs == facts.batch else f", sizes scaled to the batch of {facts.batch}"
-    heads = [
-        ("se-left", "chain"),
-        ("se-left", "message"),
-        ("", "raw"),
-        ("", "with the chain"),
-        ("", "smaller by"),
-        ("", "on the link"),
-        ("", "relative error"),
-        ("", "cosine"),
-        ("", "encode"),
-        ("", "decode"),
-    ]
-    head = "".join(f'<th class="{style}">{text}</th>' for style, text in heads)
+    order = [message.name for message in facts.messages]
+    chosen = codecs.to_dict()
+    rows = "".join(
+        _trial(trial, chosen[trial.message] == trial.chain)
+        for trial in sorted(trials, key=lambda trial: order.index(trial.message))
+    )
+    head = "".join(f'<th class="{style}">{text}</th>' for style, text in _HEADS)
     return (
         f'<div class="spliteasy"><div class="se-scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
-        f'<p class="se-note">Measured on {photographs} photographs in training mode{scaled}; weights of a network by '
-        "name are random. Gradients are messages too, and are not measured here.</p></div>"
+        f'<p class="se-note">Measured on {photographs} photographs in training mode, frames with their headers; '
+        "weights of a network by name are random. Chains that are chosen now are shaded.</p></div>"
     )
 
 
@@ -66,35 +57,43 @@ def _sum(facts: Facts, cut: Cut, number: int) -> str:
     """The product of one cut. A tensor that stays on the device is alive there, yet does not cross."""
     name = ("activations", "outputs")[number]
     message = next(message for message in facts.messages if message.name == name)
-    letters = ("after A, to the server", "after B, back to the device")[number]
+    way = ("after A, to the server", "after B, back to the device")[number]
     staying = len(cut.tensors) - len(message.tensors)
     note = f' <span class="se-dim">({staying} more alive here stay on the device)</span>' if staying > 0 else ""
     if not cut.index:
         note += ' <span class="se-dim">(the inputs themselves leave the device)</span>'
     return (
-        f'<div class="se-sum"><span class="se-dim">{letters}: cut {cut.index}, after <code>{escape(cut.name)}</code> '
+        f'<div class="se-sum"><span class="se-dim">{way}: cut {cut.index}, after <code>{escape(cut.name)}</code> '
         f"({escape(cut.operation)})</span>{note}<br>"
         f'<span class="se-product">{_emphasised(arithmetic(message.tensors))}</span></div>'
     )
 
 
 def _emphasised(product: str) -> str:
-    """The last term, the bytes, in bold."""
-    head, equals, result = escape(product).rpartition(" = ")
-    return f"{head}{equals}<b>{result}</b>"
+    """The terms kept whole where the line breaks, and the last one, the bytes, in bold."""
+    *terms, result = escape(product).split(" = ")
+    whole = "".join(f'<span class="se-term">{term} =</span> ' for term in terms)
+    return f'{whole}<b class="se-term">{result}</b>'
 
 
 def _shares(facts: Facts) -> str:
     rows = "".join(_segment(segment, facts) for segment in facts.segments)
+    labels = (
+        f"The labels ({size(facts.label_bytes)}) travel with the activations; inputs stay."
+        if facts.label_bytes and facts.at[0].index
+        else f"The labels ({size(facts.label_bytes)}) travel too."
+        if facts.label_bytes
+        else "Inputs and labels stay on the device."
+    )
     return (
         "<h4>Who computes what</h4>"
         f"{_split('parameters', facts, 'params', facts.params)}"
         f"{_split('multiply-accumulates', facts, 'macs', facts.macs)}"
-        '<div class="se-scroll"><table><thead><tr><th>segment</th><th>operations</th><th>parameters</th>'
-        f"<th>MACs a sample</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        '<div class="se-scroll"><table class="se-tight"><thead><tr><th></th><th>operations</th><th>parameters</th>'
+        f"<th>MACs</th></tr></thead><tbody>{rows}</tbody></table></div>"
         f'<p class="se-note">The device keeps <b>{share(facts.device_params, facts.params)}</b> of '
         f"{amount(facts.params)} parameters and <b>{share(facts.device_macs, facts.macs)}</b> of {amount(facts.macs)} "
-        "multiply-accumulates (MACs) of a forward pass.</p>"
+        f"multiply-accumulates (MACs) of a forward pass. {labels}</p>"
     )
 
 
@@ -110,54 +109,18 @@ def _split(noun: str, facts: Facts, field: str, whole: int) -> str:
 
 def _segment(segment: SegmentShare, facts: Facts) -> str:
     return (
-        f'<tr class="se-{segment.letter.lower()}"><td><span class="se-chip"></span>{segment.letter}, on the '
-        f"{segment.place}</td><td>{segment.operations}</td>"
-        f"<td>{amount(segment.params)} · {share(segment.params, facts.params)}</td>"
-        f"<td>{amount(segment.macs)} · {share(segment.macs, facts.macs)}</td></tr>"
+        f'<tr class="se-{segment.letter.lower()}"><td title="{segment.letter}, on the {segment.place}">'
+        f'<span class="se-chip"></span>{segment.letter}</td><td>{segment.operations}</td>'
+        f'<td title="{amount(segment.params)}">{share(segment.params, facts.params)}</td>'
+        f'<td title="{amount(segment.macs)} a sample">{share(segment.macs, facts.macs)}</td></tr>'
     )
 
 
-def _messages(facts: Facts) -> str:
-    rows = "".join(_message(message) for message in facts.messages)
-    trips = facts.calls * facts.link.rtt_ms / 1e3
-    images = f"{facts.batch} sample{'s' if facts.batch > 1 else ''}"
-    labels = (
-        f" The labels ({size(facts.label_bytes)}) travel with the activations."
-        if facts.label_bytes
-        else " Inputs and labels stay on the device."
-    )
-    return (
-        f"<h4>One training step of {images}, uncompressed</h4>"
-        '<div class="se-scroll"><table><thead><tr><th>message</th><th class="se-left">way</th><th>bytes</th>'
-        f"<th>on the link</th></tr></thead><tbody>{rows}"
-        f"<tr><td>{facts.calls} round trip{'s' if facts.calls > 1 else ''}</td><td></td><td></td>"
-        f"<td>{duration(trips)}</td></tr>"
-        f'<tr class="se-total"><td>one step</td><td></td><td>{size(facts.nbytes)}</td>'
-        f"<td>{duration(facts.seconds)}</td></tr></tbody></table></div>"
-        f'<p class="se-note">Link {escape(facts.link.name)}: {bandwidth(facts.link)}. '
-        f"That is {duration(facts.seconds / facts.batch)} a sample.{labels}</p>"
-    )
-
-
-def _message(message: Message) -> str:
-    arrow = "↑ to the server" if message.up else "↓ to the device"
-    nothing = "" if message.tensors else ' title="Nothing here depends on a parameter before the cut."'
-    return (
-        f'<tr title="{_DOES[message.name]}"><td><code>{message.name}</code></td>'
-        f'<td class="se-left">{message.sender} → {message.receiver} <span class="se-dim">{arrow}</span></td>'
-        f"<td{nothing}>{size(message.nbytes) if message.tensors else 'none'}</td>"
-        f"<td>{duration(message.seconds)}</td></tr>"
-    )
-
-
-def _trial(chain: str, trial: MessageTrial, raw: Message, facts: Facts, new: bool) -> str:
-    sent = raw.nbytes / trial.ratio
-    rate = facts.link.up_mbps if raw.up else facts.link.down_mbps
+def _trial(trial: MessageTrial, chosen: bool) -> str:
     worst = f' title="the lowest of {trial.tensors} tensors"' if trial.tensors > 1 else ""
     return (
-        f'<tr{" class=se-new" if new else ""}><td class="se-left"><code>{escape(chain)}</code></td>'
-        f'<td class="se-left"><code>{trial.message}</code></td><td>{size(raw.nbytes)}</td><td><b>{size(sent)}</b></td>'
-        f"<td><b>{trial.ratio:.3g}{TIMES}</b></td><td>{duration(raw.seconds)} → {duration(8e-6 * sent / rate)}</td>"
+        f'<tr{" class=se-new" if chosen else ""}><td class="se-left"><code>{trial.message}</code></td>'
+        f'<td class="se-left"><code>{escape(trial.chain)}</code></td><td><b>{trial.ratio:.3g}{TIMES}</b></td>'
         f"<td>{_error(trial.relative_l2)}</td><td{worst}>{trial.cosine:.4f}</td>"
         f"<td>{trial.encode_mb_per_s:,.0f} MB/s</td><td>{trial.decode_mb_per_s:,.0f} MB/s</td></tr>"
     )

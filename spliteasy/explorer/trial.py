@@ -1,61 +1,68 @@
-"""A codec chain tried on what really crosses a cut: photographs through the segments, then measured. No widgets."""
+"""Chains tried on what really crosses the cuts: photographs through one training step, then measured. No widgets."""
 
 from __future__ import annotations
 
 import copy
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
-import torch
 from torch import nn
-from torch.nn.functional import interpolate
 
-from spliteasy.codecs import codec
-from spliteasy.data import photos
-from spliteasy.errors import DataError, SplitEasyError
+from spliteasy.calibrating import calibrate
+from spliteasy.crossing import crossing_tensors
+from spliteasy.errors import SplitEasyError
+from spliteasy.explorer.pictures import photograph_labels, photographs
 from spliteasy.explorer.randomness import OwnGenerator
 from spliteasy.measuring import Measurement, measure
 from spliteasy.models import load_model
-from spliteasy.splitting import split
+from spliteasy.splitting import Split, split
+from spliteasy.trainer import Trainer
+from spliteasy.wire import Codecs
 
-__all__ = ["REPEATS", "SEED", "Cancelled", "MessageTrial", "Trial", "TrialPlan", "pictures", "run_trial"]
+__all__ = ["FITTED_ON", "REPEATS", "SEED", "Cancelled", "MessageTrial", "Trial", "TrialPlan", "build", "run_trial"]
 
 SEED = 0
-"""Seed of the weights (of a network by name) and of what is drawn in the forward pass."""
+"""Seed of the weights (of a network by name), of the photographs and of what is drawn in the step."""
 
 REPEATS = 3
 """Repeats of each timing."""
 
+FITTED_ON = 2
+"""Batches of other photographs that codecs are fitted to, if they are."""
+
+_LARGE = 4e6
+
 
 class Cancelled(SplitEasyError):
-    """The trial was stopped by `Cancel`."""
+    """What was going on was stopped by `Cancel`."""
 
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """What to try: a network (a catalogue name, or a module, of which a copy is used), cuts by name, a chain, and how
-    many photographs to send through."""
+    """What to try: a network (a catalogue name, or a module, of which a copy is used), cuts by name, the chains of the
+    messages, and how many photographs to send through. ``classes`` is the width of the output, None if it is no row of
+    class scores: then there is no loss, and only the forward messages are tried."""
 
     network: str | nn.Module
     num_classes: int | None
     input_shape: tuple[int, ...]
     at: tuple[str, ...]
-    chain: str
+    codecs: Codecs
     photographs: int
+    classes: int | None = None
 
 
 @dataclass(frozen=True)
 class MessageTrial:
-    """What the chain did to one forward message, over all its floating tensors.
+    """What a chain did to one message, over all its floating tensors.
 
-    ``relative_l2`` is the error's norm by the tensors' norm, ``cosine`` that of the worst tensor, speeds in 10^6 raw
-    bytes a second.
+    Bytes are those of a real step's frame, ``relative_l2`` is the error's norm by the tensors' norm, ``cosine`` that of
+    the worst tensor, speeds in 10^6 raw bytes a second.
     """
 
     message: str
-    cut: str
+    chain: str
     tensors: int
     raw_bytes: int
     frame_bytes: int
@@ -72,28 +79,13 @@ class MessageTrial:
 
 @dataclass(frozen=True)
 class Trial:
-    """A plan with what came of it: `activations`, and in a double split `outputs`."""
+    """A plan with what came of it: a row for each message, and the seconds of the step by phase (`runlog.PHASES`), for
+    ``plan.photographs`` samples; empty where there is no loss."""
 
     plan: TrialPlan
     messages: tuple[MessageTrial, ...]
-
-
-def pictures(input_shape: Sequence[int], count: int) -> torch.Tensor:
-    """The photographs of `spliteasy.data.photos` in the shape a network takes: (count, channels, height, width).
-
-    Sides that differ are resized to; for other than three channels the grey picture is repeated. Raises `DataError`
-    for a shape that no picture has.
-    """
-    if len(input_shape) != 3:
-        raise DataError(
-            f"Expected inputs of (channels, height, width) to measure on photographs, found {tuple(input_shape)}. "
-            "Use se.measure(chain, tensor) with a tensor of your own."
-        )
-    channels, height, width = input_shape
-    batch = photos(count, size=max(height, width))
-    if height != width:
-        batch = interpolate(batch, size=(height, width), mode="bilinear", antialias=True)
-    return batch if channels == 3 else batch.mean(dim=1, keepdim=True).repeat(1, channels, 1, 1)
+    seconds: dict[str, float] = field(default_factory=dict)
+    fitted_bytes: int = 0
 
 
 def run_trial(
@@ -101,8 +93,7 @@ def run_trial(
     progress: Callable[[float, str], None] = lambda fraction, doing: None,
     cancel: threading.Event | None = None,
 ) -> Trial:
-    """Send photographs through segment A (and B, in a double split) in training mode and measure the chain on what
-    crosses, tensor by tensor.
+    """Run one training step on photographs, measure each message's chain on what crosses, and run it with the chains.
 
     May run on any thread: the notebook's random generator is not touched, and a module of your own is copied.
     ``progress`` is told the fraction done and what is being done. Setting ``cancel`` stops it between two operations
@@ -113,61 +104,95 @@ def run_trial(
         if cancel is not None and cancel.is_set():
             raise Cancelled("Cancelled. Nothing was kept.")
 
-    chain = codec(plan.chain)
     progress(0.02, "building the network")
     with OwnGenerator(SEED, check):
-        if isinstance(plan.network, nn.Module):
-            model = copy.deepcopy(plan.network).to("cpu")
-        else:
-            model = load_model(plan.network, num_classes=plan.num_classes)
+        parts = build(plan.network, plan.num_classes, plan.at, plan.input_shape)
     progress(0.15, "loading photographs")
-    images = pictures(plan.input_shape, plan.photographs)
-    check()
-    progress(0.2, "cutting the network")
-    parts = split(model, at=plan.at, input_shape=plan.input_shape).train()
-    route = parts.routes[True]
-    selected = {"activations": route.up, "outputs": route.down}
-    crossing: list[tuple[str, str, list[torch.Tensor]]] = []
-    value: Any = images
-    segments = parts.segments[: len(plan.at)]
-    with OwnGenerator(SEED, check), torch.no_grad():
-        for place, (message, cut, segment) in enumerate(zip(selected, plan.at, segments, strict=False)):
-            progress(0.3 + 0.3 * place / len(segments), f"{len(images)} photographs through segment {segment.letter}")
-            boundary = segment.exit[True]
-            assert boundary is not None
-            value = segment(value)
-            values = value if isinstance(value, tuple) and len(boundary.nodes) > 1 else (value,)
-            tensors, _ = boundary.pack(values)
-            floating = [tensors[slot].clone() for slot in selected[message] if tensors[slot].is_floating_point()]
-            crossing.append((message, cut, floating))
-    total = sum(len(tensors) for _, _, tensors in crossing)
-    results, done = [], 0
-    for message, cut, tensors in crossing:
-        measured = []
+    images = photographs(plan.input_shape, plan.photographs, SEED)
+    labels = photograph_labels(len(images), plan.classes or 1)
+    learns = plan.classes is not None
+    with OwnGenerator(SEED, check):
+        codecs = _fitted(plan, parts, progress) if learns else plan.codecs
+        progress(0.3, f"{len(images)} photographs through the network" + (" and back" if learns else ""))
+        crossing = crossing_tensors(parts, images, labels, seed=SEED, gradients=learns)
+    floating = {
+        name: [tensor for tensor in tensors if tensor is not None and tensor.is_floating_point()]
+        for name, tensors in crossing.items()
+    }
+    total, done = sum(map(len, floating.values())), 0
+    measured: dict[str, list[tuple[Measurement, float]]] = {}
+    for name, tensors in floating.items():
         for tensor in tensors:
             check()
-            progress(0.6 + 0.4 * done / max(total, 1), f"{plan.chain} on {message}, {done + 1} of {total}")
-            measured.append((measure(chain, tensor, repeats=REPEATS), float(tensor.double().norm())))
+            chain = codecs.chain(name)
+            progress(0.5 + 0.35 * done / max(total, 1), f"{chain!r} on {name}, {done + 1} of {total}")
+            # Under the generator's eye every operation asks whether to stop, which tiny tensors would feel in their
+            # speeds, and which large ones need.
+            if tensor.nbytes > _LARGE:
+                with OwnGenerator(SEED, check):
+                    row = measure(chain, tensor, repeats=REPEATS, message=name)
+            else:
+                row = measure(chain, tensor, repeats=REPEATS, message=name)
+            measured.setdefault(name, []).append((row, float(tensor.double().norm())))
             done += 1
-        check()
-        if measured:
-            results.append(_summed(message, cut, measured))
+    check()
+    frames, seconds = {name: sum(row.frame_bytes for row, _ in rows) for name, rows in measured.items()}, {}
+    if learns:
+        progress(0.88, "one training step with the chains")
+        with OwnGenerator(SEED, check):
+            record = Trainer(parts, codecs=codecs, seed=SEED).step(images, labels)
+        frames |= {name: size.frame for name, size in record.bytes.items()}
+        seconds = record.seconds
     progress(1.0, "done")
-    return Trial(plan, tuple(results))
+    rows = tuple(
+        _summed(name, repr(plan.codecs.chain(name)), frames[name], measured[name])
+        for name in crossing
+        if name in measured
+    )
+    return Trial(plan, rows, seconds, codecs.fitted_bytes)
 
 
-def _summed(message: str, cut: str, measured: Sequence[tuple[Measurement, float]]) -> MessageTrial:
+def build(
+    network: str | nn.Module, num_classes: int | None, at: tuple[str, ...], input_shape: tuple[int, ...]
+) -> Split:
+    """The network, or a copy of the module, in segments, ready to train."""
+    if isinstance(network, nn.Module):
+        model = copy.deepcopy(network).to("cpu")
+    else:
+        model = load_model(network, num_classes=num_classes)
+    return split(model, at=at, input_shape=input_shape).train()
+
+
+def _fitted(plan: TrialPlan, parts: Split, progress: Callable[[float, str], None]) -> Codecs:
+    """The chains, those that need it fitted to other photographs."""
+    if not any(plan.codecs.chain(name).unfitted for name in _sent(plan)):
+        return plan.codecs
+    progress(0.2, "fitting codecs to other photographs")
+    assert plan.classes is not None
+    labels = photograph_labels(plan.photographs, plan.classes)
+    batches = [
+        (photographs(plan.input_shape, plan.photographs, SEED + 1 + number), labels) for number in range(FITTED_ON)
+    ]
+    return calibrate(parts, plan.codecs, batches, batches=FITTED_ON, progress=False)
+
+
+def _sent(plan: TrialPlan) -> tuple[str, ...]:
+    """The messages of a step."""
+    forward, backward = ("activations", "outputs")[: len(plan.at)], ("input_gradients", "output_gradients")
+    return (*forward, *backward[: len(plan.at)])
+
+
+def _summed(message: str, chain: str, frame: int, measured: Sequence[tuple[Measurement, float]]) -> MessageTrial:
     """One row for all tensors of a message: bytes and times add up, squared errors too."""
     rows = [row for row, _ in measured]
-    raw = sum(row.raw_bytes for row in rows)
     squares = sum(norm**2 for _, norm in measured)
     error = sum((row.relative_l2 * norm) ** 2 for row, norm in measured)
     return MessageTrial(
         message=message,
-        cut=cut,
+        chain=chain,
         tensors=len(rows),
-        raw_bytes=raw,
-        frame_bytes=sum(row.frame_bytes for row in rows),
+        raw_bytes=sum(row.raw_bytes for row in rows),
+        frame_bytes=frame,
         relative_l2=(error / squares) ** 0.5 if squares else 0.0,
         cosine=min(row.cosine for row in rows),
         encode_mb_per_s=_speed(rows, "encode_mb_per_s"),

@@ -1,8 +1,8 @@
 """The explorer's widgets. The only file that knows ipywidgets; what is shown is made elsewhere, as strings.
 
 Two rules of front ends shape this file. What a callback raises or prints is swallowed, so every callback catches
-everything and shows it. And a widget's messages follow the thread that wrote to it last, so the measuring thread
-writes to nothing but its own two HTML widgets, and never to a control that must answer while a cell runs.
+everything and shows it. And a widget's messages follow the thread that wrote to it last, so the working thread
+writes to nothing but HTML widgets, and never to a control that must answer while a cell runs.
 """
 
 from __future__ import annotations
@@ -10,24 +10,34 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
 
-from spliteasy.explorer.choices import DOUBLE, SINGLE, presets
-from spliteasy.explorer.notices import progress_bar, status, told
+from spliteasy.explorer.choices import DOUBLE, SINGLE, preset_chains, preset_codecs
+from spliteasy.explorer.live import training_html
+from spliteasy.explorer.notices import code, progress_bar, status, told
 from spliteasy.explorer.render import bars_html, foot_html
+from spliteasy.explorer.saving import save_picture
+from spliteasy.explorer.snippet import snippet
 from spliteasy.explorer.state import ExplorerState
 from spliteasy.explorer.style import CONTROLS, GUTTER, MARGIN, STYLE
 from spliteasy.explorer.tables import facts_html, trials_html
+from spliteasy.explorer.timeline import budget_html
+from spliteasy.explorer.training import Training
 from spliteasy.explorer.trial import Cancelled, TrialPlan, run_trial
 from spliteasy.explorer.wording import TIMES, bandwidth
+from spliteasy.explorer.working import Worker
 from spliteasy.link import LINKS
 from spliteasy.models import list_models
+from spliteasy.runlog import StepRecord
+from spliteasy.wire import MESSAGES
 
 __all__ = ["View"]
 
 _CUSTOM = "your own"
+_BUSY = "Still at work; press Cancel to stop it."
 
 
 class View:
@@ -37,28 +47,34 @@ class View:
         self.state = state
         self._showing = False
         self._shown: dict[str, Any] = {}
+        self._code_shown = False
         self._turn = threading.RLock()  # callbacks may come from two threads: a cell's, and the front end's
-        self._worker: threading.Thread | None = None
-        self._cancel = threading.Event()
+        self._worker = Worker()
+        self._presets = preset_codecs()
         self._make_controls()
         self._make_cuts()
-        self._make_chain()
+        self._make_chains()
+        self._make_buttons()
         self.problem = widgets.HTML()
-        self.bars, self.foot, self.facts, self.trials = (widgets.HTML() for _ in range(4))
+        self.bars, self.foot, self.facts, self.budget = (widgets.HTML() for _ in range(4))
+        self.trials, self.training, self.told = (widgets.HTML() for _ in range(3))
+        left = widgets.VBox([self.bars, self.one, self.two, self.foot]).add_class("se-left-side")
         self.box = widgets.VBox(
             [
                 widgets.HTML(f"<style>{STYLE}{CONTROLS}</style>"),
                 _row(self.model, self.input_shape, self.batch, self.num_classes),
                 _row(self.mode, self.link, self.log),
                 self.problem,
-                self.bars,
-                self.one,
-                self.two,
-                self.foot,
+                _row(left, self.facts.add_class("se-right-side")).add_class("se-sides"),
                 _row(*(widgets.HBox(place) for place in self.places)),
-                self.facts,
-                _row(self.preset, self.chain, self.measure, self.stop, self.progress),
+                self.preset,
+                widgets.Box(list(self.chains.values())).add_class("se-chains"),
+                self.budget,
+                _row(self.measure, self.train, self.stop, self.progress),
                 self.trials,
+                self.training,
+                _row(self.save, self.show),
+                self.told,
             ]
         )
         self.box.add_class("spliteasy-explorer")
@@ -68,7 +84,7 @@ class View:
 
     def close(self) -> None:
         """Stop the worker, forget the state, and close every widget with its layout and style."""
-        self._cancel.set()
+        self._worker.cancel()
         self.state.unobserve(self._on_state)
         for widget in _all_widgets(self.box):
             for part in (widget, getattr(widget, "layout", None), getattr(widget, "style", None)):
@@ -77,7 +93,9 @@ class View:
 
     def show_trials(self) -> None:
         """Show what was measured at the chosen cuts; called by the worker too."""
-        self.trials.value = trials_html(self.state.trials, self.state.facts, self.state.photographs)
+        state, facts = self.state, self.state.facts
+        self.budget.value = budget_html(state.budget, facts, state.codecs)
+        self.trials.value = trials_html(state.trials, facts, state.codecs, state.photographs)
 
     def _make_controls(self) -> None:
         wide = {"description_width": "64px"}
@@ -93,16 +111,16 @@ class View:
         self.mode = widgets.ToggleButtons(
             options=[("single: A | B", SINGLE), ("double: A | B | C", DOUBLE)],
             description="Split",
-            style={"description_width": "64px", "button_width": "128px"},
+            style={"description_width": "64px", "button_width": "116px"},
             tooltips=["A on the device, B on the server", "A and C on the device, B on the server"],
         )
-        options = [(f"{name}: {bandwidth(link)}", name) for name, link in LINKS.items()]
+        options = [(f"{name}: {bandwidth(link, short=True)}", name) for name, link in LINKS.items()]
         self.link = widgets.Dropdown(options=options, description="Link", style={"description_width": "34px"})
-        self.link.layout.width = "350px"
+        self.link.layout.width = "310px"
         self.log = widgets.ToggleButtons(
             options=[("linear", False), ("log", True)],
             description="Bytes",
-            style={"description_width": "44px", "button_width": "58px"},
+            style={"description_width": "44px", "button_width": "54px"},
         )
 
     def _make_cuts(self) -> None:
@@ -119,29 +137,43 @@ class View:
         name.layout.width = "270px"
         return number, name
 
-    def _make_chain(self) -> None:
-        wide = {"description_width": "64px"}
-        self.preset = widgets.Dropdown(options=[*presets(), _CUSTOM], description="Codecs", style=wide)
-        self.preset.layout.width = "270px"
-        self.chain = widgets.Text(continuous_update=False, placeholder="topk(0.1) | fp16 | zstd(1)")
-        self.chain.layout.width = "250px"
-        self.measure = widgets.Button(description="Measure", icon="tachometer", button_style="primary")
-        self.measure.layout.width = "110px"
-        self.stop = widgets.Button(description="Cancel")
-        self.stop.layout.width = "80px"
+    def _make_chains(self) -> None:
+        self.preset = widgets.Dropdown(
+            options=[*self._presets, _CUSTOM], description="Codecs", style={"description_width": "64px"}
+        )
+        self.preset.layout.width = "340px"
+        self.chains = {}
+        for message in MESSAGES:
+            chain = widgets.Combobox(
+                description=message, options=preset_chains(), continuous_update=False, placeholder="a chain",
+                style={"description_width": "124px"}, ensure_option=False,
+            )  # fmt: skip
+            self.chains[message] = chain
+
+    def _make_buttons(self) -> None:
+        def button(text: str, tip: str, icon: str, style: str = "") -> Any:
+            made = widgets.Button(description=text, tooltip=tip, icon=icon, button_style=style)
+            made.layout.width = f"{46 + 8 * len(text)}px"
+            return made
+
+        self.measure = button("Measure", "Try the chains on photographs", "tachometer", "primary")
+        self.train = button("Train a few steps", "A real split session on digits", "play")
+        self.stop = button("Cancel", "Stop what is going on", "stop")
         self.stop.add_class("se-stop")
+        self.save = button("Save picture", "As SVG and PNG, in the notebook's folder", "save")
+        self.show = button("Show code", "Code that computes these numbers", "code")
         self.progress = widgets.HTML()
 
     def _connect(self) -> None:
         """Each control changes its part of the state. Words and numbers that cannot be stay as typed, with a message;
         the others go back."""
-        for control, change in (
+        changes: tuple[tuple[Any, Callable[[Any], dict[str, Any]]], ...] = (
             (self.model, lambda value: {"model": value}),
             (self.input_shape, lambda value: {"input_shape": value}),
             (self.batch, lambda value: {"batch": value}),
             (self.num_classes, self._classes),
-            (self.chain, lambda value: {"chain": value}),
-            (self.preset, lambda value: {} if value == _CUSTOM else {"chain": value}),
+            *((chain, partial(_chain, message)) for message, chain in self.chains.items()),
+            (self.preset, lambda value: {} if value == _CUSTOM else {"codecs": self._presets[value]}),
             (self.mode, lambda value: {"mode": value}),
             (self.link, lambda value: {"link": value}),
             (self.log, lambda value: {"log": value}),
@@ -151,10 +183,14 @@ class View:
             (self.places[1][0], lambda value: self._moved("last", value)),
             (self.places[0][1], lambda value: self._moved("first", self.state.cuts[value].index)),
             (self.places[1][1], lambda value: self._moved("last", self.state.cuts[value].index)),
-        ):
+        )
+        for control, change in changes:
             control.observe(self._handler(change), "value")
-        self.measure.on_click(self._guarded(lambda button: self._start()))
+        self.measure.on_click(self._guarded(lambda button: self._start_measuring()))
+        self.train.on_click(self._guarded(lambda button: self._start_training()))
         self.stop.on_click(self._guarded(lambda button: self._stop()))
+        self.save.on_click(self._guarded(lambda button: self._save()))
+        self.show.on_click(self._guarded(lambda button: self._toggle_code()))
 
     def _handler(self, change: Callable[[Any], dict[str, Any]]) -> Callable[[Any], None]:
         def handle(event: Any) -> None:
@@ -219,12 +255,16 @@ class View:
             if words:
                 self._show_words()
             self.mode.value, self.link.value, self.log.value = state.mode, state.link, state.log
-            self.preset.value = state.chain if state.chain in self.preset.options else _CUSTOM
+            self.preset.value = next((name for name, one in self._presets.items() if one == state.codecs), _CUSTOM)
+            for message in ("outputs", "output_gradients"):
+                self.chains[message].layout.display = None if state.mode == DOUBLE else "none"
             self._show_cuts()
             picture = state.skyline
             self.bars.value, self.foot.value = bars_html(picture), foot_html(picture)
             self.facts.value = facts_html(state.facts)
             self.show_trials()
+            if self._code_shown:
+                self.told.value = code(snippet(state.plan, state.facts))
         finally:
             self._showing = False
 
@@ -237,7 +277,8 @@ class View:
         self.batch.value = state.batch
         self.num_classes.value = state.classes or 0
         self.num_classes.disabled = state.model in state.own
-        self.chain.value = state.chain
+        for message, chain in self.chains.items():
+            chain.value = repr(state.codecs.chain(message))
 
     def _show_cuts(self) -> None:
         state = self.state
@@ -261,42 +302,77 @@ class View:
                 name.options = names
             name.value = state.cuts[cut].name
 
-    def _start(self) -> None:
-        """Measure on a thread of its own. Cancel is written to here, and not there, so that it answers at once."""
-        if self._worker is not None and self._worker.is_alive():
-            self.progress.value = status("Still measuring; press Cancel to stop it.", busy=True)
+    def _start_measuring(self) -> None:
+        plan, cancel = self.state.plan, threading.Event()
+        self._start(partial(self._measure, plan, cancel), cancel.set)
+
+    def _start_training(self) -> None:
+        training, link = Training(self.state.training_plan), LINKS[self.state.link]
+        own = not isinstance(training.plan.network, str)
+
+        def show(records: list[StepRecord]) -> None:
+            self.training.value = training_html(records, link, own)
+
+        def train() -> None:
+            training.run(show, self._progress(lambda: training.cancelled))
+
+        self.training.value = ""
+        self._start(train, training.cancel)
+
+    def _start(self, work: Callable[[], None], cancel: Callable[[], None]) -> None:
+        """Work on a thread of its own. Cancel is written to here, and not there, so that it answers at once."""
+        if self._worker.busy:
+            self.progress.value = status(_BUSY, busy=True)
             return
         self.problem.value = ""
-        self._cancel = threading.Event()
         self.stop.send_state("disabled")
         self.progress.value = progress_bar(0.0, "starting")
-        arguments = (self.state.plan, self._cancel)
-        self._worker = threading.Thread(target=self._work, args=arguments, daemon=True, name="spliteasy-measure")
-        self._worker.start()
+        self._worker.start(partial(self._work, work), cancel)
 
-    def _stop(self) -> None:
-        running = self._worker is not None and self._worker.is_alive()
-        self._cancel.set()
-        self.progress.value = status("cancelling …", busy=True) if running else status("Nothing is being measured.")
-
-    def _work(self, plan: TrialPlan, cancel: threading.Event) -> None:
-        last = 0.0
-
-        def progress(fraction: float, doing: str) -> None:
-            nonlocal last
-            if not cancel.is_set() and time.monotonic() - last > 0.05:
-                last = time.monotonic()
-                self.progress.value = progress_bar(fraction, doing)
-
+    def _work(self, work: Callable[[], None]) -> None:
         started = time.monotonic()
         try:
-            self.state.remember(run_trial(plan, progress, cancel))
-            self.show_trials()
-            self.progress.value = status(f"measured in {time.monotonic() - started:.1f} s")
+            work()
+            self.progress.value = status(f"done in {time.monotonic() - started:.1f} s")
         except Cancelled as stopped:
             self.progress.value = status(str(stopped))
         except Exception as error:
             self.progress.value = told(error)
+
+    def _measure(self, plan: TrialPlan, cancel: threading.Event) -> None:
+        self.state.remember(run_trial(plan, self._progress(cancel.is_set), cancel))
+        self.show_trials()
+
+    def _progress(self, stopped: Callable[[], bool]) -> Callable[[float, str], None]:
+        """A progress bar that moves at most twenty times a second, and not after Cancel."""
+        last = 0.0
+
+        def show(fraction: float, doing: str) -> None:
+            nonlocal last
+            if not stopped() and time.monotonic() - last > 0.05:
+                last = time.monotonic()
+                self.progress.value = progress_bar(fraction, doing)
+
+        return show
+
+    def _stop(self) -> None:
+        if self._worker.busy:  # first the words: the worker's own come after them
+            self.progress.value = status("cancelling …", busy=True)
+        if not self._worker.cancel():
+            self.progress.value = status("Nothing is going on.")
+
+    def _save(self) -> None:
+        paths = save_picture(self.state.skyline, self.state.model)
+        self.told.value = status(f"Saved {' and '.join(str(path) for path in paths)} in the notebook's folder.")
+        self._code_shown = False
+
+    def _toggle_code(self) -> None:
+        self._code_shown = not self._code_shown
+        self.told.value = code(snippet(self.state.plan, self.state.facts)) if self._code_shown else ""
+
+
+def _chain(message: str, value: str) -> dict[str, Any]:
+    return {message: value}
 
 
 def _row(*children: Any) -> Any:

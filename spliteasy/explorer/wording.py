@@ -54,9 +54,11 @@ def share(part: float, whole: float) -> str:
     return f"{percent:.0f} %" if percent in (0.0, 100.0) else f"{percent:.1f} %"
 
 
-def bandwidth(link: Link) -> str:
-    """A link in words: ``12 Mbit/s up, 12 down, 70 ms round trip``."""
+def bandwidth(link: Link, short: bool = False) -> str:
+    """A link in words: ``12 Mbit/s up, 12 down, 70 ms round trip``; short: ``12 up, 12 down Mbit/s, 70 ms``."""
     up, down = (f"{rate:g}" if math.isfinite(rate) else "unlimited" for rate in (link.up_mbps, link.down_mbps))
+    if short:
+        return f"{up} up, {down} down Mbit/s, {link.rtt_ms:g} ms"
     return f"{up} Mbit/s up, {down} down, {link.rtt_ms:g} ms round trip"
 
 
@@ -96,7 +98,7 @@ def tooltip(cut: Cut) -> str:
     parameters = cut.params_before + cut.params_after
     return (
         f"{cut.index}: {cut.name} ({cut.operation})\n{size(cut.nbytes)}, B·F·R·C {cut.shapes}\n"
-        f"before it {share(cut.params_before, parameters)} of the parameters, "
+        f"before it {amount(cut.params_before)} parameters ({share(cut.params_before, parameters)}), "
         f"{share(cut.macs_before, cut.macs_before + cut.macs_after)} of the computation"
     )
 

@@ -139,8 +139,8 @@ class LocalServer:
             raise
         return self
 
-    def stop(self) -> None:
-        """Stop the process: ask, then insist. Stopping twice does no harm."""
+    def stop(self, patience: float = 3.0) -> None:
+        """Stop the process: ask, and kill it if it still runs after ``patience`` seconds. Twice does no harm."""
         process, self._process = self._process, None
         atexit.unregister(self.stop)
         if process is None:
@@ -149,7 +149,7 @@ class LocalServer:
             assert process.stdin is not None
             process.stdin.close()
         try:
-            process.wait(3)
+            process.wait(patience)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

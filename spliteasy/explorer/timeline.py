@@ -1,0 +1,128 @@
+"""The budget of one training step as HTML: two bars of seconds, raw and compressed, and a row for each message."""
+
+from __future__ import annotations
+
+from html import escape
+
+from spliteasy.explorer.budget import KINDS, Budget, Part
+from spliteasy.explorer.facts import Facts, Message
+from spliteasy.explorer.wording import TIMES, bandwidth, duration, size
+from spliteasy.wire import Codecs
+
+__all__ = ["budget_html"]
+
+_NAMES = {
+    "device": "device computes",
+    "codecs": "codecs",
+    "up": "upload",
+    "server": "server computes",
+    "down": "download",
+    "trips": "round trips",
+}
+_DOES = {
+    "activations": "what A computed",
+    "outputs": "what B computed",
+    "output_gradients": "the gradient for B",
+    "input_gradients": "the gradient for A",
+}
+
+
+def budget_html(budget: Budget, facts: Facts, codecs: Codecs) -> str:
+    """Where the time of a step goes on the chosen link, and what each message weighs, raw against compressed."""
+    samples = f"{facts.batch} sample{'s' if facts.batch > 1 else ''}"
+    longest = max(budget.raw_seconds, budget.sent_seconds or 0.0)
+    bars = _bar("raw", budget.raw, longest)
+    if budget.sent is not None:
+        bars += _bar("with codecs", budget.sent, longest)
+    else:
+        names = ", ".join(name.replace("_", " ") for name in budget.missing)
+        bars += (
+            '<div class="se-time"><span class="se-dim">with codecs</span>'
+            f'<span class="se-dim se-untold">not measured yet for {names}: press Measure</span></div>'
+        )
+    legend = "".join(
+        f'<span><span class="se-chip se-{kind}"></span>{_NAMES[kind]}</span>'
+        for kind in KINDS
+        if any(part.kind == kind for part in [*budget.raw, *(budget.sent or ())])
+    )
+    rows = "".join(_message(message, budget, codecs) for message in facts.messages)
+    left = ("message", "way", "chain")
+    columns = ("message", "way", "raw", "on the link", "chain", "sent", "smaller by", "on the link")
+    heads = "".join(f"<th{' class=se-left' if name in left else ''}>{name}</th>" for name in columns)
+    total = _total(budget, facts)
+    return (
+        f'<div class="spliteasy"><h4>One training step of {samples} on {escape(facts.link.name)}: '
+        f"{bandwidth(facts.link)}</h4>"
+        f'<div class="se-times" role="img" aria-label="{escape(_words(budget))}">{bars}</div>'
+        f'<div class="se-legend">{legend}</div>'
+        f'<div class="se-scroll"><table><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{rows}{total}</tbody></table></div>"
+        f'<p class="se-note">{_note(budget, facts)}</p></div>'
+    )
+
+
+def _bar(name: str, parts: tuple[Part, ...], longest: float) -> str:
+    pieces = "".join(
+        f'<span class="se-{part.kind}" style="width:{100 * part.seconds / (longest or 1):.3f}%" '
+        f'title="{escape(part.label)}: {duration(part.seconds)}{_weight(part)}"></span>'
+        for part in parts
+    )
+    whole = sum(part.seconds for part in parts)
+    return (
+        f'<div class="se-time"><span class="se-dim">{name}</span><span class="se-strip">{pieces}</span>'
+        f"<b>{duration(whole)}</b></div>"
+    )
+
+
+def _weight(part: Part) -> str:
+    return f", {size(part.nbytes)}" if part.nbytes else ""
+
+
+def _message(message: Message, budget: Budget, codecs: Codecs) -> str:
+    arrow = "↑ to the server" if message.up else "↓ to the device"
+    nothing = "" if message.tensors else ' title="Nothing here depends on a parameter before the cut."'
+    part = next((part for part in budget.sent or () if part.label == message.name), None)
+    known = message.name not in budget.missing and part is not None and message.tensors
+    cells = "<td></td><td></td><td></td>"
+    if known and part is not None:
+        smaller = f"{message.nbytes / part.nbytes:.3g}{TIMES}" if part.nbytes else "–"
+        cells = f"<td><b>{size(part.nbytes)}</b></td><td><b>{smaller}</b></td><td>{duration(part.seconds)}</td>"
+    return (
+        f'<tr title="{_DOES[message.name]}"><td><code>{message.name}</code></td>'
+        f'<td class="se-left">{message.sender} → {message.receiver} <span class="se-dim">{arrow}</span></td>'
+        f"<td{nothing}>{size(message.nbytes) if message.tensors else 'none'}</td><td>{duration(message.seconds)}</td>"
+        f'<td class="se-left"><code>{escape(repr(codecs.chain(message.name)))}</code></td>{cells}</tr>'
+    )
+
+
+def _total(budget: Budget, facts: Facts) -> str:
+    link = sum(part.seconds for part in budget.raw if part.kind in ("up", "down", "trips"))
+    cells = "<td></td><td></td><td></td>"
+    if budget.sent is not None:
+        sent = sum(part.nbytes for part in budget.sent)
+        seconds = sum(part.seconds for part in budget.sent if part.kind in ("up", "down", "trips"))
+        smaller = f"{facts.nbytes / sent:.3g}{TIMES}" if sent else "–"
+        cells = f"<td>{size(sent)}</td><td>{smaller}</td><td>{duration(seconds)}</td>"
+    trips = f"{facts.calls} round trip{'s' if facts.calls > 1 else ''}"
+    return (
+        f'<tr class="se-total"><td>one step</td><td class="se-left">with {trips}</td><td>{size(facts.nbytes)}</td>'
+        f"<td>{duration(link)}</td><td></td>{cells}</tr>"
+    )
+
+
+def _note(budget: Budget, facts: Facts) -> str:
+    each = f"On the link that is {duration(facts.seconds / facts.batch)} a sample, uncompressed."
+    if not budget.samples:
+        return f"{each} Computing is not in it: <b>Measure</b> takes its time on this machine."
+    scaled = "" if budget.samples == facts.batch else f", with {budget.samples} samples, scaled to {facts.batch}"
+    return f"{each} Computing was measured on this machine{scaled}; a phone takes several times as long for its part."
+
+
+def _words(budget: Budget) -> str:
+    """The two bars in words."""
+
+    def told(parts: tuple[Part, ...]) -> str:
+        return ", ".join(f"{part.label} {duration(part.seconds)}" for part in parts)
+
+    sent = f" With codecs {duration(budget.sent_seconds or 0.0)}: {told(budget.sent)}." if budget.sent else ""
+    return f"Raw {duration(budget.raw_seconds)}: {told(budget.raw)}.{sent}"
