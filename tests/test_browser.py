@@ -5,25 +5,25 @@ Screenshots go to the folder that SPLITEASY_SCREENSHOTS names, else to pytest's 
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
+from jupyter_rig import CHROMIUM, EXPLORER, SHOW, Notebook, Server, chromium
 
 from spliteasy.cuts import Cuts, find_cuts
+from spliteasy.explorer.snippet import snippet
+from spliteasy.explorer.state import ExplorerState
+from spliteasy.explorer.trial import run_trial
+from spliteasy.explorer.wording import duration, size
+from spliteasy.link import LINKS
 from spliteasy.models import load_model
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+expect = pytest.importorskip("playwright.sync_api").expect
 
 pytestmark = [
     pytest.mark.browser,
@@ -31,147 +31,11 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: install one to test in a real browser"),
 ]
 
-EXPLORER = ".spliteasy-explorer"
-PROMPT = "document.querySelectorAll('.jp-CodeCell')[cell].querySelector('.jp-InputPrompt').textContent.trim()"
-STARTED = f"([cell, before]) => ![before, '[ ]:'].includes({PROMPT})"
-FINISHED = f"([cell, before]) => /\\d/.test({PROMPT}) && {PROMPT} !== before"
-
-
-class Server:
-    """A Jupyter server on a free loopback port with settings, data and configuration of its own."""
-
-    def __init__(self, folder: Path, theme: str) -> None:
-        self.folder = folder
-        settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
-        settings.mkdir(parents=True)
-        (settings / "themes.jupyterlab-settings").write_text(json.dumps({"theme": f"JupyterLab {theme}"}))
-        quiet = {"fetchNews": "false", "checkForUpdates": False}
-        (settings / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
-        places = {f"JUPYTER_{kind}_DIR": folder / kind.lower() for kind in ("CONFIG", "DATA", "RUNTIME")}
-        places |= {"JUPYTERLAB_SETTINGS_DIR": folder / "settings", "JUPYTERLAB_WORKSPACES_DIR": folder / "workspaces"}
-        places |= {"IPYTHONDIR": folder / "ipython", "HOME": folder}
-        with (folder / "server.log").open("w") as log:
-            self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "jupyter",
-                    "lab",
-                    "--allow-root",
-                    "--no-browser",
-                    "--port=0",
-                    "--ServerApp.ip=127.0.0.1",
-                    f"--ServerApp.root_dir={folder}",
-                    "--IdentityProvider.token=",
-                    "--LabApp.expose_app_in_browser=True",
-                    "--LabApp.news_url=None",
-                    "--LabApp.extension_manager=readonly",
-                ],
-                cwd=folder,
-                env={**os.environ, **{name: str(path) for name, path in places.items()}},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        self.url = self._address()
-
-    def _address(self) -> str:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and self.process.poll() is None:
-            for path in (self.folder / "runtime").glob("jpserver-*.json"):
-                if (text := path.read_text()).endswith("}"):
-                    return str(json.loads(text)["url"])
-            time.sleep(0.1)
-        raise RuntimeError((self.folder / "server.log").read_text()[-2000:])
-
-    def stop(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-
-
-class Notebook:
-    """One open notebook: its page, what it asked of other hosts, and the errors in its console."""
-
-    def __init__(self, browser: Any, server: Server, cells: list[str], app: str, width: int) -> None:
-        path = server.folder / f"notebook{time.monotonic_ns()}.ipynb"
-        document = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-        document.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        nbformat.write(document, path)
-        self.page = browser.new_page(viewport={"width": width, "height": 1400})
-        self.errors: list[str] = []
-        self.elsewhere: list[str] = []
-        self.page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
-        self.page.on("request", lambda request: self._asked(request.url))
-        where = f"lab/tree/{path.name}?reset" if app == "lab" else f"notebooks/{path.name}"
-        self.page.goto(server.url + where)
-        self.page.wait_for_selector(".jp-CodeCell", timeout=60_000)
-        self.page.wait_for_selector(".jp-NotebookPanel-toolbar", timeout=60_000)
-
-    def _asked(self, url: str) -> None:
-        if not re.match(r"(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:", url):
-            self.elsewhere.append(url)
-
-    def run(self, *cells: int) -> None:
-        """Run cells by number, and wait until each has a new one in its prompt."""
-        for cell in cells:
-            place = self.page.locator(".jp-CodeCell").nth(cell)
-            before = place.locator(".jp-InputPrompt").inner_text()
-            self._start(cell, before.strip())
-            self.page.wait_for_function(FINISHED, arg=[cell, before.strip()], timeout=90_000)
-
-    def start(self, cell: int) -> None:
-        """Run a cell, and wait only until it runs."""
-        before = self.page.locator(".jp-CodeCell").nth(cell).locator(".jp-InputPrompt").inner_text()
-        self._start(cell, before.strip())
-
-    def _start(self, cell: int, before: str) -> None:
-        """Press the keys until they count: before the kernel is there, they may not."""
-        from playwright.sync_api import TimeoutError as NotYet
-
-        for _ in range(10):
-            self.page.locator(".jp-CodeCell").nth(cell).locator(".cm-content").click()
-            self.page.keyboard.press("Control+Enter")
-            try:
-                self.page.wait_for_function(STARTED, arg=[cell, before], timeout=5_000)
-            except NotYet:
-                continue
-            return
-        raise AssertionError(f"cell {cell} does not start")
-
-    def explorer(self, number: int = 0) -> Any:
-        view = self.page.locator(EXPLORER).nth(number)
-        view.locator("svg").wait_for(timeout=60_000)
-        return view
-
-    def drag(self, view: Any, handle: int, cut: int, count: int) -> None:
-        """Drag a handle of the visible slider under the bar of a cut, once both stand still."""
-        view.locator(".noUi-handle:visible").nth(handle).hover()
-        plot = view.locator(".se-plot").bounding_box()
-        box = view.locator(".noUi-handle:visible").nth(handle).bounding_box()
-        y = box["y"] + box["height"] / 2
-        self.page.mouse.move(box["x"] + box["width"] / 2, y)
-        self.page.mouse.down()
-        self.page.mouse.move(plot["x"] + plot["width"] * (cut + 0.5) / count, y, steps=4)
-        self.page.mouse.up()
-
-    def close(self) -> None:
-        self.page.close()
-        assert self.elsewhere == []
-        own = ("removeChild", "favicon", "Failed to load resource", "WebSocket", "sourcemap")
-        assert [error for error in self.errors if not any(word in error for word in own)] == []
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    rules = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", rules])
+    with chromium() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
@@ -188,14 +52,18 @@ def dark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.stop()
 
 
+@pytest.fixture(scope="module")
+def without_subshells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("plain"), "Light", subshells="disabled")
+    yield server
+    server.stop()
+
+
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     folder = Path(os.environ.get("SPLITEASY_SCREENSHOTS") or tmp_path)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-SHOW = "import spliteasy as se\nexplorer = se.explore({})\nexplorer"
 
 
 def test_the_explorer_by_mouse(browser: Any, light: Server, pictures: Path) -> None:
@@ -231,17 +99,66 @@ def test_the_explorer_by_mouse(browser: Any, light: Server, pictures: Path) -> N
     _says(view, ".se-flags", "after dropout")
     _says(view, ".se-flags", "after classifier")
 
+    notebook.close()
+
+
+def test_chains_are_measured_and_the_numbers_are_the_librarys(browser: Any, light: Server, pictures: Path) -> None:
+    notebook = Notebook(browser, light, [SHOW.format("'digits_cnn', at=('pool', 'flatten'), batch=16")], "lab", 1280)
+    notebook.run(0)
+    view, page = notebook.explorer(), notebook.page
+    table = view.locator("table", has_text="on the link")
+    link, facts = LINKS["lte"], {name: _cuts("digits_cnn", 16)[name].nbytes for name in ("pool", "flatten")}
+    for message, cut in (("activations", "pool"), ("output_gradients", "flatten")):
+        row = table.locator("tr", has_text=message).first.inner_text()
+        assert size(facts[cut]) in row and duration(link.seconds(facts[cut], 0, calls=0)) in row
+    whole = link.seconds(sum(facts.values()), sum(facts.values()), calls=2)
+    assert duration(whole) in table.locator(".se-total").inner_text()
+    assert view.locator(".se-untold").count() == 1
+
     view.get_by_role("button", name="Measure").click()
-    _says(view, ".se-told", "measured in")
-    first = view.locator("table", has_text="relative error").inner_text()
-    view.locator("select").nth(1).select_option("topk(0.1) | fp16 | zstd(1)")
+    _says(view, ".se-told", "done in")
+    state = ExplorerState("digits_cnn", at=("pool", "flatten"), batch=16)
+    for row in run_trial(state.plan).messages:
+        text = table.locator("tr", has_text=row.message).first.inner_text()
+        assert size(row.frame_bytes) in text and f"{row.ratio:.3g}×" in text
+    view.locator("select").nth(1).select_option("largest tenth")
+    chain = view.get_by_placeholder("a chain")
+    for place in range(4):
+        expect(chain.nth(place)).to_have_value("topk(0.1) | fp16 | zstd(1)", timeout=60_000)
+    chain.nth(3).fill("int8 | zstd(1)")
+    chain.nth(3).press("Enter")
     view.get_by_role("button", name="Measure").click()
     page.wait_for_function(
-        "before => document.querySelector('.se-new code')?.textContent.includes('topk')", arg=first, timeout=60_000
+        "() => document.querySelector('.se-new code') && !document.querySelector('.se-untold')", timeout=60_000
     )
     rows = view.locator("table", has_text="relative error").inner_text()
-    assert "fp16 | zstd(1)" in rows and "topk(0.1) | fp16 | zstd(1)" in rows and "MB/s" in rows
+    assert "fp16 | zstd(1)" in rows and "topk(0.1) | fp16 | zstd(1)" in rows and "int8 | zstd(1)" in rows
     page.screenshot(path=pictures / "measured.png")
+    notebook.close()
+
+
+def test_a_few_steps_are_trained_the_picture_saved_and_the_code_shown(
+    browser: Any, light: Server, pictures: Path
+) -> None:
+    notebook = Notebook(browser, light, [SHOW.format("'digits_cnn', at=('pool', 'flatten'), batch=16")], "lab", 1280)
+    notebook.run(0)
+    view = notebook.explorer()
+    view.get_by_role("button", name="Train a few steps").click()
+    _says(view, ".se-note", "step 10 of 10, 16 digits each, device and server are two processes")
+    _says(view, ".se-told", "done in")
+    assert len(view.locator(".se-curve polyline").get_attribute("points").split()) == 10
+    assert view.locator(".se-message").count() == 4
+    view.locator(".se-curve").screenshot(path=pictures / "training.png")
+
+    view.get_by_role("button", name="Save picture").click()
+    _says(view, ".se-told", "digits_cnn-pool-flatten.svg")
+    assert (light.folder / "digits_cnn-pool-flatten.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (light.folder / "digits_cnn-pool-flatten.svg").read_text()
+
+    view.get_by_role("button", name="Show code").click()
+    code = view.locator("pre.se-code").inner_text()
+    explorer = ExplorerState("digits_cnn", at=("pool", "flatten"), batch=16)
+    assert code.strip() == snippet(explorer.plan, explorer.facts).strip()
     notebook.close()
 
 
@@ -265,6 +182,14 @@ def test_the_explorer_by_keyboard(browser: Any, light: Server) -> None:
     name.first.fill("avgpool")
     name.first.press("Enter")
     _says(view, ".se-flag", "after avgpool · 65.5 kB")
+    view.get_by_role("button", name="Measure").focus()
+    page.keyboard.press("Enter")
+    _says(view, ".se-told", "photographs")
+    for name in ("Train a few steps", "Cancel"):  # the next ones in order
+        page.keyboard.press("Tab")
+        assert page.evaluate("() => document.activeElement.textContent").strip() == name
+    page.keyboard.press("Enter")
+    _says(view, ".se-told", "Cancelled")
     notebook.close()
 
 
@@ -276,7 +201,7 @@ def test_bad_input_is_told_in_the_view(browser: Any, light: Server, pictures: Pa
     for control, bad, message in (
         (view.get_by_placeholder("a name"), "resnet5", "Did you mean"),
         (batch, "0", "1 or more samples, found 0"),
-        (view.get_by_placeholder("topk"), "zstd(1) | fp16", "fp16 | zstd(1)"),
+        (view.get_by_placeholder("a chain").first, "zstd(1) | fp16", "fp16 | zstd(1)"),
     ):
         control.fill(bad)
         control.press("Enter")
@@ -324,6 +249,38 @@ def test_cancel_answers_while_a_cell_runs(browser: Any, light: Server) -> None:
     notebook.close()
 
 
+def test_without_subshells_cancel_answers_when_the_cell_ends(browser: Any, without_subshells: Server) -> None:
+    cells = [SHOW.format("'vgg19', at='classifier.4'"), "import time\ntime.sleep(3)"]
+    notebook = Notebook(browser, without_subshells, cells, "lab", 1100)
+    notebook.run(0)
+    view = notebook.explorer()
+    number = view.locator("input[type=number]:visible").nth(2)
+    number.fill("5")
+    number.press("Enter")
+    _says(view, ".se-flag", "✂ after features.4")
+    view.get_by_role("button", name="Measure").click()
+    _says(view, ".se-told", "building")
+    notebook.start(1)
+    view.get_by_role("button", name="Cancel").click()
+    _says(view, ".se-told", "Cancelled")
+    view.get_by_role("button", name="log").click()
+    _says(view, ".se-tick", "MB")
+    notebook.close()
+
+
+def test_two_views_at_once_are_two_explorers(browser: Any, light: Server) -> None:
+    cells = [SHOW.format("'resnet18', at='maxpool'"), SHOW.format("'digits_cnn', at='pool'")]
+    notebook = Notebook(browser, light, cells, "lab", 1100)
+    notebook.run(0, 1)
+    one, two = notebook.explorer(0), notebook.explorer(1)
+    batch = two.locator("input[type=number]").first
+    batch.fill("64")
+    batch.press("Enter")
+    _says(two, ".se-flag", "after pool · 131 kB")
+    _says(one, ".se-flag", "after maxpool · 25.7 MB")
+    notebook.close()
+
+
 def test_dark_theme_and_a_narrow_notebook_7(browser: Any, dark: Server, pictures: Path) -> None:
     notebook = Notebook(browser, dark, [SHOW.format("'densenet121'")], "notebook", 720)
     notebook.run(0)
@@ -337,12 +294,21 @@ def test_dark_theme_and_a_narrow_notebook_7(browser: Any, dark: Server, pictures
     assert paper.strip().lower() not in ("white", "#fff", "#ffffff")
     assert view.evaluate("element => element.scrollWidth <= element.clientWidth + 1")
     _handle_is_under_its_bar(view, 0)
+    number = view.locator("input[type=number]:visible").nth(2)
+    number.fill("9")
+    number.press("Enter")
+    _says(view, ".se-flag", f"after {_cuts('densenet121', 32)[9].name} · ")
+    view.locator(".noUi-handle:visible").nth(0).focus()
+    notebook.page.keyboard.press("PageUp")  # Notebook keeps the arrows for itself
+    notebook.page.wait_for_function(
+        "() => document.querySelectorAll('input[type=number]')[2].value !== '9'", timeout=60_000
+    )
     notebook.close()
 
 
 def test_running_a_cell_again_leaves_one_view(browser: Any, light: Server) -> None:
     count = "import ipywidgets\nlen(ipywidgets.widgets.widget._instances)"
-    notebook = Notebook(browser, light, [SHOW.format("'digits_cnn'"), count], "lab", 1100)
+    notebook = Notebook(browser, light, [SHOW.format("'digits_cnn', at='pool'"), count], "lab", 1100)
     found = []
     for _ in range(3):
         notebook.run(0, 1)
@@ -351,6 +317,14 @@ def test_running_a_cell_again_leaves_one_view(browser: Any, light: Server) -> No
         found.append(output.inner_text())
     assert len(set(found)) == 1, found
     assert notebook.page.locator(EXPLORER).count() == 1
+
+    view = notebook.explorer()
+    batch = view.locator("input[type=number]").first
+    batch.fill("64")
+    batch.press("Enter")
+    _says(view, ".se-flag", "after pool · 131 kB")
+    notebook.run(0)
+    _says(notebook.explorer(), ".se-flag", "after pool · 131 kB")  # what was chosen stays
     notebook.close()
 
 
