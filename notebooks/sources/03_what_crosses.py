@@ -1,8 +1,8 @@
 # %% [markdown]
 # # What crosses the wire
 #
-# A training step of a split network is a conversation: four messages, carried by two calls. Here you stand between device and server, note every byte
-# that passes, and open a message with your own hands. After that, no figure about split learning will be a rumour to you.
+# A training step of a split network is a conversation: four messages, carried by two calls. Here you stand between device and server, note
+# every byte that passes, and open a message with your own hands. After that, no figure about split learning will be a rumour to you.
 #
 # **You will learn**
 # 1. to follow one training step, message by message, as it was recorded on a socket;
@@ -40,28 +40,29 @@ print(digits_split(("pool", "flatten")))
 # %% [markdown]
 # ## 1 · One step, recorded
 #
-# `se.LocalServer()` is a process of its own. `se.teach.Recorder` is a proxy: the device talks to it, it passes every byte on to the server and back, and it
-# notes what passed. Neither side can tell the difference.
+# `se.LocalServer()` is a process of its own. `se.teach.Recorder` is a proxy: the device talks to it, it passes every byte on to the server and
+# back, and it notes what passed. Neither side can tell the difference.
 #
-# **Predict:** a double split has four messages: `activations`, `outputs`, `output_gradients`, `input_gradients`. How many HTTP calls (a request and its
-# answer) does one step need at least? What else has to be said, before the first step and after the last?
+# **Predict:** a double split has four messages: `activations`, `outputs`, `output_gradients`, `input_gradients`. How many HTTP calls (a request
+# and its answer) does one step need at least? What else has to be said, before the first step and after the last?
 
 # %%
 server = se.LocalServer().start()
 split = digits_split(("pool", "flatten"))
-expected = crossing_tensors(split, x, y)            # what the first step will send: computed here, nothing is changed
+expected = crossing_tensors(split, x, y)    # what the first step will send, computed here; changes nothing
 
 with se.teach.Recorder(server.url, keep=True) as recorder:
     with se.Trainer(split, server=recorder.url, optimizer=sgd) as trainer:
         for _ in range(3):
             record = trainer.step(x, y)
 
-recorder.to_pandas()[["method", "status", "request", "answer", "request_head", "request_body", "answer_head", "answer_body"]]
+sizes = ["request_head", "request_body", "answer_head", "answer_body"]
+recorder.to_pandas()[["request", "answer", *sizes]].style.format("{:,}", subset=sizes)
 
 # %% [markdown]
-# **Explain:** two calls a step. A message that goes up is a request, and the next message down is its answer: while the server computes, the device simply waits
-# for the answer. Before the first step, `open` sends the agreement (network, cuts, chains, optimizer) and B's initial weights. After the last one, `commit` settles
-# the last update, `weights` brings B's weights home, and `close` ends the session.
+# **Explain:** two calls a step. A message that goes up is a request, and the next message down is its answer: while the server computes, the
+# device simply waits for the answer. Before the first step, `open` sends the agreement (network, cuts, chains, optimizer) and B's initial
+# weights. After the last one, `commit` settles the last update, `weights` brings B's weights home, and `close` ends the session.
 #
 # The four columns on the right are bytes on the socket. **Head** is what HTTP says about a message, **body** is the message itself.
 #
@@ -69,16 +70,18 @@ recorder.to_pandas()[["method", "status", "request", "answer", "request_head", "
 
 # %%
 calls = {call.name: call for call in recorder.calls}
-recorder.chart([calls["step 1 forward"], calls["step 1 backward"]], title="One step of a double split: two calls, four messages")
+second = [calls["step 1 forward"], calls["step 1 backward"]]
+recorder.chart(second, title="One step of a double split: two calls, four messages")
 
 # %% [markdown]
-# **Explain:** the two sides take turns. While B computes, the device has nothing to do, and the other way round. The milliseconds are those seen by the proxy, so they
-# contain encoding, decoding and some waiting for a processor; longer bars are longer work, but not to scale.
+# **Explain:** the two sides take turns. While B computes, the device has nothing to do, and the other way round. The milliseconds are those
+# seen by the proxy, so they contain encoding, decoding and some waiting for a processor; longer bars are longer work, but not to scale.
 #
 # Inputs and labels are not in the picture: A starts from the inputs and C ends at the labels, and both are on the device.
 #
-# **Exercise 03.1.** The network is cut at `relu1` and `relu3` instead, with a batch of 48. How many bytes do the tensors of the four messages of one
-# step take, before any codec and without headers? *(Lesson 01: B·R·C·F values at each cut. `se.find_cuts(model, input_shape, batch)` knows their sizes.)*
+# **Exercise 03.1.** The network is cut at `relu1` and `relu3` instead, with a batch of 48. How many bytes do the tensors of the four messages
+# of one step take, before any codec and without headers? *(Lesson 01: B·R·C·F values at each cut. `se.find_cuts(model, input_shape, batch)`
+# knows their sizes.)*
 
 # %%
 answer = ...   # bytes, a whole number
@@ -87,10 +90,12 @@ se.teach.check("03.1", answer)
 # %% [markdown]
 # ## 2 · Open a frame with your own hands
 #
-# The body of each message is a **frame**. It has the format of [safetensors](https://github.com/huggingface/safetensors): eight bytes that state the length of a header,
-# the header as JSON text, and then the numbers. A stranger with any programming language can read it, and nothing in it is ever executed.
+# The body of each message is a **frame**. It has the format of [safetensors](https://github.com/huggingface/safetensors): eight bytes that
+# state the length of a header, the header as JSON text, and then the numbers. A stranger with any programming language can read it, and nothing
+# in it is ever executed.
 #
-# **Predict:** what must a header say so that the other side can make a tensor of the bytes? And what should it say so that the other side can *refuse* them?
+# **Predict:** what must a header say so that the other side can make a tensor of the bytes? And what should it say so that the other side can
+# *refuse* them?
 
 # %%
 frame = calls["step 0 forward"].request_data        # the body of the first request, as it passed
@@ -102,21 +107,25 @@ start, end = header["0:values"]["data_offsets"]     # 3. where are the numbers, 
 values = np.frombuffer(frame[8 + length :][start:end], dtype="<f4")
 
 print("header:", header)
-print("about: ", json.dumps(about, indent=1))
-print("\nthe first numbers:", values[:6].round(3))
+print("what the frame says about itself:")
+for key, value in about.items():
+    print(f"  {key:15} {value}")
+print("the first numbers:", values[:6].round(3))
 same = torch.equal(torch.tensor(values).view(32, 32, 4, 4), expected["activations"][0])
 print("equal to A's output, to the bit:", same)
 
 # %% [markdown]
-# **Explain:** a **plane** is a named run of numbers in the frame. `0:values` is the only one here: the values of tensor 0, 16,384 numbers of four bytes, `F32`.
-# What the frame says about itself:
+# **Explain:** a **plane** is a named run of numbers in the frame. `0:values` is the only one here: the values of tensor 0, 16,384 numbers of
+# four bytes, `F32`. What the frame says about itself:
 #
-# - `message`, `step`, `chain`, `tensors`: which message of which step this is, and what shape it has. The server knows what was agreed and refuses anything else.
-# - `commit`: the last step that the device has finished. The server applies its own update only then, so that a lost answer cannot leave the two sides one step apart.
+# - `message`, `step`, `chain`, `tensors`: which message of which step this is, and what shape it has. The server knows what was agreed and
+#   refuses anything else.
+# - `commit`: the last step that the device has finished. The server applies its own update only then, so that a lost answer cannot leave the
+#   two sides one step apart.
 # - `needs_gradient`: for which tensors the device wants a gradient back.
 #
-# **Exercise 03.2.** Write a function that takes the bytes of any frame and returns the size in bytes of each of its planes, by name. For the frame above it would
-# return `{"0:values": 65536}`. It needs no package but `json`.
+# **Exercise 03.2.** Write a function that takes the bytes of any frame and returns the size in bytes of each of its planes, by name. For the
+# frame above it would return `{"0:values": 65536}`. It needs no package but `json`.
 
 # %%
 answer = ...   # a function: frame (bytes) -> {name of plane: bytes}
@@ -143,23 +152,27 @@ def places(call):
     return rows
 
 
-table = pandas.DataFrame(places(calls["step 2 forward"]) + places(calls["step 2 backward"])).set_index("message")
+table = pandas.DataFrame(places(calls["step 2 forward"]) + places(calls["step 2 backward"]))
+table = table.set_index("message")
 table["surplus"] = table["on the socket"] - table["values"]
-table["surplus %"] = (100 * table["surplus"] / table["values"]).round(2)
+table["surplus %"] = 100 * table["surplus"] / table["values"]
 assert (table[["values", "frame header", "HTTP head"]].sum(axis=1) == table["on the socket"]).all()
 assert table["on the socket"].to_dict() == {name: size.http for name, size in record.bytes.items()}
-table
+table.style.format(thousands=",", precision=2)
 
 # %% [markdown]
-# **Explain:** the two assertions hold. The parts add up to what passed the socket, and what passed the socket is what the trainer had written into its own record
-# (`record.bytes[...].http`). The surplus is some hundred bytes for each message, whatever its size. With a larger batch or a wider network it disappears; for one sample it is a quarter.
+# **Explain:** the two assertions hold. The parts add up to what passed the socket, and what passed the socket is what the trainer had written
+# into its own record (`record.bytes[...].http`). The surplus is some hundred bytes for each message, whatever its size.
+#
+# **Predict:** then what is it for a batch of one?
 
 # %%
 def surplus(batch):
     """The surplus of the activations for a batch of this size, recorded."""
-    with se.teach.Recorder(server.url) as one, se.Trainer(digits_split(("pool", "flatten")), server=one.url) as trainer:
-        trainer.step(x[:batch], y[:batch])
-    call = one.calls[1]
+    with se.teach.Recorder(server.url) as one:
+        with se.Trainer(digits_split(("pool", "flatten")), server=one.url) as trainer:
+            trainer.step(x[:batch], y[:batch])
+    call = one.calls[1]                             # calls[0] opened the session
     return call.up - call.request.plane_bytes, call.request.plane_bytes
 
 
@@ -168,7 +181,11 @@ for batch in (1, 4, 32):
     print(f"batch {batch:2}: {planes:6,} bytes of values, {more} more: {more / planes:6.2%}")
 
 # %% [markdown]
-# **Exercise 03.3.** From which batch on is the surplus of the `activations` at `pool` at most **one per cent** of the values? Count all of the surplus: frame header and HTTP head.
+# **Explain:** the surplus is nearly constant, so its share falls as the batch or the network grows. Training with one small sample at a time is
+# not only slow, it also sends a quarter more than it must.
+#
+# **Exercise 03.3.** From which batch on is the surplus of the `activations` at `pool` at most **one per cent** of the values? Count all of the
+# surplus: frame header and HTTP head.
 
 # %%
 answer = ...   # a number of samples
@@ -179,7 +196,8 @@ se.teach.check("03.3", answer)
 #
 # A chain of codecs is agreed for each message when the session opens. It does not change the calls. It changes which planes are in the frame.
 #
-# **Predict:** `topk(0.1)` keeps the largest tenth of the values. Must a frame say anything beyond these values? And what does `fp16 | zstd(1)` change behind it?
+# **Predict:** `topk(0.1)` keeps the largest tenth of the values. Must a frame say anything beyond these values? And what does `fp16 | zstd(1)`
+# change behind it?
 
 # %%
 chains = ["raw", "fp16", "int8", "topk(0.1)", "topk(0.1) | fp16", "topk(0.1) | fp16 | zstd(1)"]
@@ -191,20 +209,20 @@ for chain in chains:
     frames[chain] = one.calls[1]
 
 for chain, call in frames.items():
-    planes = ", ".join(f"{name} {plane.dtype} {plane.nbytes:,} B" for name, plane in call.request.planes.items())
-    print(f"{chain:27} {planes}")
+    planes = call.request.planes.items()
+    print(f"{chain:27} " + ", ".join(f"{name} {plane.dtype} {plane.nbytes:,} B" for name, plane in planes))
 
 # %% [markdown]
 # The number before the colon is the tensor, the one before the dot the stage of the chain that wrote the plane.
 
 # %%
-parts = {}
+parts = {"values": [], "what the decoder needs beside them": [], "frame header": [], "HTTP head": []}
 for call in frames.values():
-    row = {"values": 0, "what the decoder needs beside them": 0, "frame header": call.request.header_bytes, "HTTP head": call.request_head}
-    for name, plane in call.request.planes.items():
-        row["values" if name.endswith("values") else "what the decoder needs beside them"] += plane.nbytes
-    for name, size in row.items():
-        parts.setdefault(name, []).append(size)
+    values = sum(plane.nbytes for name, plane in call.request.planes.items() if name.endswith("values"))
+    beside = call.request.plane_bytes - values
+    counted = [values, beside, call.request.header_bytes, call.request_head]
+    for sizes, size in zip(parts.values(), counted, strict=True):
+        sizes.append(size)
 
 picture = Picture(figsize=(9, 3.4), layout="constrained")
 axes = picture.subplots()
@@ -226,15 +244,17 @@ picture.alt = ("Stacked bars: bytes of one message on the socket by chain. "
 picture
 
 # %% [markdown]
-# **Explain:** whoever sends some of the values must say *which*: `positions` is a plane of its own. After `fp16` the values take half as much, the positions just as much as before.
-# `zstd` writes a plane compressed only if that makes it smaller. Headers now are a good part of the message. This is why this package counts on the socket: a ratio computed from the
-# values alone would look far better than what the link gets to feel.
+# **Explain:** whoever sends some of the values must say *which*: `positions` is a plane of its own. After `fp16` the values take half as much,
+# the positions just as much as before. `zstd` writes a plane compressed only if that makes it smaller. Headers now are a good part of the
+# message. This is why this package counts on the socket: a ratio computed from the values alone would look far better than what the link gets
+# to feel.
 #
 # ## 5 · Single or double: the labels
 #
 # In a **single split** there is no C. The loss is computed on the server, so the server must know the labels.
 #
-# **Predict:** how many calls does a step of a single split need? Which plane appears in its first frame, in which type, and how many bytes does it take for 32 labels?
+# **Predict:** how many calls does a step of a single split need? Which plane appears in its first frame, in which type, and how many bytes does
+# it take for 32 labels?
 
 # %%
 with se.teach.Recorder(server.url, keep=True) as recorder_single:
@@ -243,24 +263,30 @@ with se.teach.Recorder(server.url, keep=True) as recorder_single:
             trainer.step(x, y)
 
 single = {call.name: call for call in recorder_single.calls}
+rows = []
 for name, found in [("double", calls), ("single", single)]:
     step = [call for key, call in found.items() if key.startswith("step 1")]
     sent = b"".join(call.request_data for call in step)
-    print(f"{name} split: {len(step)} calls, {sum(c.up for c in step):7,} B up, {sum(c.down for c in step):7,} B down;",
-          f"the labels are{'' if y.numpy().tobytes() in sent else ' not'} among the bytes sent,",
-          f"the pictures are{'' if x.numpy().tobytes() in sent else ' not'}")
+    rows.append({
+        "split": name, "calls": len(step), "B up": sum(c.up for c in step), "B down": sum(c.down for c in step),
+        "labels among the bytes sent": y.numpy().tobytes() in sent,
+        "pictures among them": x.numpy().tobytes() in sent,
+    })
 for name, plane in single["step 1 forward"].request.planes.items():
-    print(f"  {name:9} {plane}")
+    print(f"{name:9} {plane}")
+pandas.DataFrame(rows).set_index("split").style.format(thousands=",")
 
 # %%
-recorder_single.chart([single["step 1 forward"]], title="One step of a single split: one call, and the labels go with it")
+recorder_single.chart([single["step 1 forward"]], title="One step of a single split: one call, labels included")
 
 # %% [markdown]
-# **Explain:** one call instead of two, and half the waiting. The price is the plane `labels`, 64-bit integers, readable by anyone who reads the frame. The double split pays with a second
-# round trip and two more messages, and its server has seen no label. (Lesson 06 asks whether it can guess them.)
+# **Explain:** one call instead of two, and half the waiting. The price is the plane `labels`, 64-bit integers, readable by anyone who reads the
+# frame. The double split pays with a second round trip and two more messages, and its server has seen no label. (Lesson 06 asks whether it can
+# guess them.)
 #
-# **Exercise 03.4.** Play the server's curious operator. Write a function that takes the bytes of the `activations` frame of a single split and returns the labels as a list of
-# whole numbers. Your function should work wherever the plane lies in the frame. Try it on `single["step 1 forward"].request_data`.
+# **Exercise 03.4.** Play the server's curious operator. Write a function that takes the bytes of the `activations` frame of a single split and
+# returns the labels as a list of whole numbers. Your function should work wherever the plane lies in the frame. Try it on `single["step 1
+# forward"].request_data`.
 
 # %%
 answer = ...   # a function: frame (bytes) -> list of labels
@@ -269,10 +295,11 @@ se.teach.check("03.4", answer)
 # %% [markdown]
 # ## 6 · Two calls or four
 #
-# The paper's system makes **four** calls a step. The device posts the activations; when B is done, the server sends a notice on a socket that is kept open; the device then
-# *gets* the outputs; and the same again for the gradients. This package answers the call itself instead.
+# The paper's system makes **four** calls a step. The device posts the activations; when B is done, the server sends a notice on a socket that
+# is kept open; the device then *gets* the outputs; and the same again for the gradients. This package answers the call itself instead.
 #
-# The left chart was **recorded** above. The right one was **not recorded**: it is drawn from the paper's description (section 2), and its bars have no times.
+# The left chart was **recorded** above. The right one was **not recorded**: it is drawn from the paper's description (section 2), and its bars
+# have no times.
 
 # %%
 from spliteasy.teach.chart import Moment, draw_sequence, moments_of
@@ -294,15 +321,17 @@ paper = [
 ]
 picture = Picture(figsize=(11, 5.2), layout="constrained")
 left, right = picture.subplots(1, 2)
-draw_sequence(left, moments_of([calls["step 1 forward"], calls["step 1 backward"]], calls["step 0 backward"]), "recorded: this package, two calls")
+draw_sequence(left, moments_of(second, calls["step 0 backward"]), "recorded: this package, two calls")
 draw_sequence(right, paper, "drawn from the paper: four calls and two notices")
-picture.alt = ("Two sequence charts. Left, recorded: two calls, so the line between device and server is crossed four times in a step. "
-               "Right, drawn from the paper: four calls with two notices, so it is crossed eight times before A can go on.")
+picture.alt = ("Two sequence charts. Left, recorded: two calls, so the line between device and server is crossed four "
+               "times in a step. Right, drawn from the paper: four calls with two notices, so it is crossed eight times "
+               "before A can go on.")
 picture
 
 # %% [markdown]
-# **Explain:** count how often the line is crossed one after the other: four times on the left, eight times on the right (post, notice, get, answer; twice). Two crossings are one round
-# trip. So the paper's step waits for four round trips and ours for two, even if nobody waits for the answers to the posts. The bytes of the tensors are the same.
+# **Explain:** count how often the line is crossed one after the other: four times on the left, eight times on the right (post, notice, get,
+# answer; twice). Two crossings are one round trip. So the paper's step waits for four round trips and ours for two, even if nobody waits for
+# the answers to the posts. The bytes of the tensors are the same.
 #
 # **Predict:** on which of these links does that matter most? For the small digits network, or for ResNet-50 cut at `maxpool` and `flatten`?
 
@@ -315,36 +344,41 @@ each_way = {
 rows = []
 for network, size in each_way.items():
     for name, link in se.LINKS.items():
-        four, two = (link.seconds(up_bytes=size, down_bytes=size, calls=calls_a_step) for calls_a_step in (4, 2))
-        rows.append({"network": network, "link": name, "round trip ms": link.rtt_ms, "4 calls, s": four, "2 calls, s": two,
-                     "saved": 1 - two / four})
+        four, two = (link.seconds(up_bytes=size, down_bytes=size, calls=number) for number in (4, 2))
+        rows.append({"network": network, "link": name, "round trip ms": link.rtt_ms,
+                     "4 calls, s": four, "2 calls, s": two, "saved": 1 - two / four})
 links = pandas.DataFrame(rows).set_index(["network", "link"])
-links.style.format({"round trip ms": "{:.0f}", "4 calls, s": "{:.3f}", "2 calls, s": "{:.3f}", "saved": "{:.1%}"})
+three = "{:.3f}"
+links.style.format({"round trip ms": "{:.0f}", "4 calls, s": three, "2 calls, s": three, "saved": "{:.1%}"})
 
 # %%
 sizes = np.logspace(3, 8, 100)
 picture = Picture(figsize=(9, 3.8), layout="constrained")
 axes = picture.subplots()
-for name, color in zip(se.LINKS, ["#1f4e8c", "#2f7fd6", "#1fa187", "#e8912d", "#c2571a", "#8c2d04"], strict=True):
-    link = se.LINKS[name]
+colors = ["#1f4e8c", "#2f7fd6", "#1fa187", "#e8912d", "#c2571a", "#8c2d04"]
+for (name, link), color in zip(se.LINKS.items(), colors, strict=True):
     saved = [100 * (1 - link.seconds(s, s, calls=2) / link.seconds(s, s, calls=4)) for s in sizes]
-    axes.plot(sizes, saved, color=color, label=f"{name} ({link.up_mbps:g}/{link.down_mbps:g} Mbit/s, {link.rtt_ms:g} ms)")
+    label = f"{name} ({link.up_mbps:g} up, {link.down_mbps:g} down Mbit/s, {link.rtt_ms:g} ms)"
+    axes.plot(sizes, saved, color=color, label=label)
 for network, size in each_way.items():
     axes.axvline(size, color="#888888", linewidth=0.8, linestyle=":")
     axes.text(size * 1.08, 51, network, fontsize=8, color="#555555")
 axes.set(xscale="log", xlabel="bytes a step in each direction", ylabel="time on the link saved, %", ylim=(0, 56))
-axes.set_title("Fewer calls save up to half of the link's time for small messages, nothing for large ones", fontsize=11)
+axes.set_title("Fewer calls save up to half of the time for small messages, nothing for large ones", fontsize=11)
 axes.legend(fontsize=8, frameon=False)
 small, large = (links.loc[(network, "4g"), "saved"] for network in each_way)
-picture.alt = ("Lines: share of a step's time on the link saved by two calls instead of four, against bytes a step, for six links. All fall from 50 % at a "
-               f"kilobyte to nearly nothing at 100 MB. On 4g: {small:.0%} for the digits network, {large:.1%} for ResNet-50.")
+picture.alt = ("Lines: share of a step's time on the link saved by two calls instead of four, against bytes a step, for "
+               "six links. All fall from 45 to 50 % at a kilobyte to nearly nothing at 100 MB. "
+               f"On 4g: {small:.0%} for the digits network, {large:.1%} for ResNet-50.")
 picture
 
 # %% [markdown]
-# **Explain:** a round trip costs the same for one byte as for a million. Where the messages are small for the link, the waiting is the cost, and half of it goes away. For ResNet-50 the line is
-# busy for a long time anyway, and two round trips more are not felt: there, **send less**. A good codec moves you to the left in this picture, to where calls count again.
+# **Explain:** a round trip costs the same for one byte as for a million. Where the messages are small for the link, the waiting is the cost,
+# and half of it goes away. For ResNet-50 the line is busy for a long time anyway, and two round trips more are not felt: there, **send less**.
+# A good codec moves you to the left in this picture, to where calls count again.
 #
-# Do these formulas hold for a real step? A trainer with `link=` emulates the link: real processes, real sockets, and for every call the time that the link would take.
+# Do these formulas hold for a real step? A trainer with `link=` emulates the link: real processes, real sockets, and for every call the time
+# that the link would take.
 
 # %%
 link = se.LINKS["lte"]
@@ -356,10 +390,12 @@ sent = steps[-1].bytes
 up, down = (sum(sent[name].http for name in names)
             for names in [("activations", "output_gradients"), ("outputs", "input_gradients")])
 print(f"computed from the bytes: {link.seconds(up, down, calls=2):.3f} s on the link")
-print(f"the step's record:       {steps[-1].seconds['link']:.3f} s on the link, {steps[-1].seconds['total']:.3f} s in all")
+spent = steps[-1].seconds
+print(f"the step's record:       {spent['link']:.3f} s on the link, {spent['total']:.3f} s in all")
 
 # %% [markdown]
-# **Exercise 03.5.** On `se.LINKS["lte"]`, two calls instead of four save some time in every step. How many bytes could the device send **up** in that time?
+# **Exercise 03.5.** On `se.LINKS["lte"]`, two calls instead of four save some time in every step. How many bytes could the device send **up**
+# in that time?
 
 # %%
 answer = ...   # bytes, a number
@@ -376,5 +412,6 @@ se.teach.check("03.5", answer)
 #
 # **Go on** with lesson 04: two of the four messages are gradients, and the paper has its own way to hand them on.
 #
-# *References:* Palanisamy, Khimani, Moti, Chatzopoulos, *SplitEasy: A Practical Approach for Training ML models on Mobile Devices*, HotMobile '21,
-# [arXiv 2011.04232](https://arxiv.org/abs/2011.04232): the four calls are its section 2. The format of frames: [safetensors](https://github.com/huggingface/safetensors).
+# *References:* Palanisamy, Khimani, Moti, Chatzopoulos, *SplitEasy: A Practical Approach for Training ML models on Mobile Devices*, HotMobile
+# '21, [arXiv 2011.04232](https://arxiv.org/abs/2011.04232): the four calls are its section 2. The format of frames:
+# [safetensors](https://github.com/huggingface/safetensors).

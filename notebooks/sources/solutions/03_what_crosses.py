@@ -12,8 +12,9 @@ import torch
 import spliteasy as se
 
 # %% [markdown]
-# **03.1.** Each cut is crossed twice: once by values on the way forward, once by their gradients on the way back, which have the same shape. So the answer is twice
-# the sum of B·R·C·F at the two cuts, with four bytes for each value. That gradients come back is what is forgotten most often.
+# **03.1.** Each cut is crossed twice: once by values on the way forward, once by their gradients on the way back, which have the same shape. So
+# the answer is twice the sum of B·R·C·F at the two cuts, with four bytes for each value. That gradients come back is what is forgotten most
+# often.
 
 # %%
 cuts = se.find_cuts(se.load_model("digits_cnn"), input_shape=(1, 8, 8), batch=48)
@@ -22,8 +23,8 @@ print(f"{answer:,} bytes")
 se.teach.check("03.1", answer)
 
 # %% [markdown]
-# **03.2.** The first eight bytes are the length of the header, the lowest byte first. Each entry of the header but `__metadata__` is a plane, and its two
-# `data_offsets` are where it begins and ends. The difference is its size, whatever its type: no table of types is needed.
+# **03.2.** The first eight bytes are the length of the header, the lowest byte first. Each entry of the header but `__metadata__` is a plane,
+# and its two `data_offsets` are where it begins and ends. The difference is its size, whatever its type: no table of types is needed.
 
 # %%
 def planes(frame):
@@ -36,8 +37,8 @@ answer = planes
 se.teach.check("03.2", answer)
 
 # %% [markdown]
-# **03.3.** The surplus is nearly the same for every batch, so it is enough to record it once. At `pool` a sample has 4·4·32 values of four bytes. The surplus is one per cent where
-# the values are a hundred times as many bytes.
+# **03.3.** The surplus is nearly the same for every batch, so it is enough to record it once. At `pool` a sample has 4·4·32 values of four
+# bytes. The surplus is one per cent where the values are a hundred times as many bytes.
 
 # %%
 train, _ = se.data.digits()
@@ -62,8 +63,9 @@ print("from batch", answer)
 se.teach.check("03.3", answer)
 
 # %% [markdown]
-# **03.4.** The plane is called `labels`. Its offsets count from the end of the header, so 8 bytes and the header's length come before them, and `I64` is an integer of eight bytes. Planes
-# with wide elements come first in a frame, so in this one the labels happen to be the first; a function that relies on it fails when the values are `float64`.
+# **03.4.** The plane is called `labels`. Its offsets count from the end of the header, so 8 bytes and the header's length come before them, and
+# `I64` is an integer of eight bytes. Planes with wide elements come first in a frame, so in this one the labels happen to be the first; a
+# function that relies on it fails when the values are `float64`.
 
 # %%
 def labels(frame):
@@ -79,8 +81,8 @@ answer = labels
 se.teach.check("03.4", answer)
 
 # %% [markdown]
-# **03.5.** Two calls fewer are two round trips fewer. In that time, the link's bandwidth (bits a second, eight bits to a byte) could have carried this many bytes. Compare it with your
-# messages: much smaller ones wait, much larger ones send.
+# **03.5.** Two calls fewer are two round trips fewer. In that time, the link's bandwidth (bits a second, eight bits to a byte) could have
+# carried this many bytes. Compare it with your messages: much smaller ones wait, much larger ones send.
 
 # %%
 link = se.LINKS["lte"]
