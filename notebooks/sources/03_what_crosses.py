@@ -51,10 +51,12 @@ server = se.LocalServer().start()
 split = digits_split(("pool", "flatten"))
 expected = crossing_tensors(split, x, y)    # what the first step will send, computed here; changes nothing
 
-with se.teach.Recorder(server.url, keep=True) as recorder:
-    with se.Trainer(split, server=recorder.url, optimizer=sgd) as trainer:
-        for _ in range(3):
-            record = trainer.step(x, y)
+with (
+    se.teach.Recorder(server.url, keep=True) as recorder,
+    se.Trainer(split, server=recorder.url, optimizer=sgd) as trainer,
+):
+    for _ in range(3):
+        record = trainer.step(x, y)
 
 sizes = ["request_head", "request_body", "answer_head", "answer_body"]
 recorder.to_pandas()[["request", "answer", *sizes]].style.format("{:,}", subset=sizes)
@@ -169,9 +171,9 @@ table.style.format(thousands=",", precision=2)
 # %%
 def surplus(batch):
     """The surplus of the activations for a batch of this size, recorded."""
-    with se.teach.Recorder(server.url) as one:
-        with se.Trainer(digits_split(("pool", "flatten")), server=one.url) as trainer:
-            trainer.step(x[:batch], y[:batch])
+    split = digits_split(("pool", "flatten"))
+    with se.teach.Recorder(server.url) as one, se.Trainer(split, server=one.url) as trainer:
+        trainer.step(x[:batch], y[:batch])
     call = one.calls[1]                             # calls[0] opened the session
     return call.up - call.request.plane_bytes, call.request.plane_bytes
 
@@ -203,9 +205,9 @@ se.teach.check("03.3", answer)
 chains = ["raw", "fp16", "int8", "topk(0.1)", "topk(0.1) | fp16", "topk(0.1) | fp16 | zstd(1)"]
 frames = {}
 for chain in chains:
-    with se.teach.Recorder(server.url) as one:
-        with se.Trainer(digits_split(("pool", "flatten")), server=one.url, codecs=chain) as trainer:
-            trainer.step(x, y)
+    split = digits_split(("pool", "flatten"))
+    with se.teach.Recorder(server.url) as one, se.Trainer(split, server=one.url, codecs=chain) as trainer:
+        trainer.step(x, y)
     frames[chain] = one.calls[1]
 
 for chain, call in frames.items():
@@ -257,12 +259,14 @@ picture
 # it take for 32 labels?
 
 # %%
-with se.teach.Recorder(server.url, keep=True) as recorder_single:
-    with se.Trainer(digits_split("pool"), server=recorder_single.url, optimizer=sgd) as trainer:
-        for _ in range(3):
-            trainer.step(x, y)
+with (
+    se.teach.Recorder(server.url, keep=True) as listener,
+    se.Trainer(digits_split("pool"), server=listener.url, optimizer=sgd) as trainer,
+):
+    for _ in range(3):
+        trainer.step(x, y)
 
-single = {call.name: call for call in recorder_single.calls}
+single = {call.name: call for call in listener.calls}
 rows = []
 for name, found in [("double", calls), ("single", single)]:
     step = [call for key, call in found.items() if key.startswith("step 1")]
@@ -277,7 +281,7 @@ for name, plane in single["step 1 forward"].request.planes.items():
 pandas.DataFrame(rows).set_index("split").style.format(thousands=",")
 
 # %%
-recorder_single.chart([single["step 1 forward"]], title="One step of a single split: one call, labels included")
+listener.chart([single["step 1 forward"]], title="One step of a single split: one call, labels included")
 
 # %% [markdown]
 # **Explain:** one call instead of two, and half the waiting. The price is the plane `labels`, 64-bit integers, readable by anyone who reads the
@@ -323,9 +327,10 @@ picture = Picture(figsize=(11, 5.2), layout="constrained")
 left, right = picture.subplots(1, 2)
 draw_sequence(left, moments_of(second, calls["step 0 backward"]), "recorded: this package, two calls")
 draw_sequence(right, paper, "drawn from the paper: four calls and two notices")
-picture.alt = ("Two sequence charts. Left, recorded: two calls, so the line between device and server is crossed four "
-               "times in a step. Right, drawn from the paper: four calls with two notices, so it is crossed eight times "
-               "before A can go on.")
+picture.alt = (
+    "Two sequence charts. Left, recorded: two calls, so the line between device and server is crossed four times in a "
+    "step. Right, drawn from the paper: four calls with two notices, so it is crossed eight times before A can go on."
+)
 picture
 
 # %% [markdown]
@@ -367,9 +372,11 @@ axes.set(xscale="log", xlabel="bytes a step in each direction", ylabel="time on 
 axes.set_title("Fewer calls save up to half of the time for small messages, nothing for large ones", fontsize=11)
 axes.legend(fontsize=8, frameon=False)
 small, large = (links.loc[(network, "4g"), "saved"] for network in each_way)
-picture.alt = ("Lines: share of a step's time on the link saved by two calls instead of four, against bytes a step, for "
-               "six links. All fall from 45 to 50 % at a kilobyte to nearly nothing at 100 MB. "
-               f"On 4g: {small:.0%} for the digits network, {large:.1%} for ResNet-50.")
+picture.alt = (
+    "Lines: share of a step's time on the link saved by two calls instead of four, against bytes a step, for six links. "
+    "All fall from 45 to 50 % at a kilobyte to nearly nothing at 100 MB. "
+    f"On 4g: {small:.0%} for the digits network, {large:.1%} for ResNet-50."
+)
 picture
 
 # %% [markdown]

@@ -1,4 +1,4 @@
-"""Follow HTTP/1.1 in a stream of bytes that passes by: where each message begins and ends, and how large its parts are."""
+"""Follow HTTP/1.1 in a stream of bytes that passes by: where each message begins and ends, how large its parts are."""
 
 from __future__ import annotations
 

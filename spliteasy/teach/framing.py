@@ -59,9 +59,7 @@ def note_of(data: bytes | bytearray) -> FrameNote | None:
         about = header.pop("__metadata__", {})
         said = json.loads(about.get("spliteasy", "{}"))
         planes = {
-            name: Plane(
-                str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"][1] - entry["data_offsets"][0]
-            )
+            name: Plane(str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"][1] - entry["data_offsets"][0])
             for name, entry in header.items()
         }
         return FrameNote(said.get("message", ""), said.get("chain", ""), said.get("step"), 8 + length, planes, said)

@@ -25,7 +25,9 @@ def _cuts(batch: int) -> Cuts:
     return find_cuts(load_model("digits_cnn"), input_shape=(1, 8, 8), batch=batch)
 
 
-@exercise("03.1", "How many bytes do the tensors of the four messages of one step take, cut at relu1 and relu3, batch 48?")
+@exercise(
+    "03.1", "How many bytes do the tensors of the four messages of one step take, cut at relu1 and relu3, batch 48?"
+)
 def _four_messages(answer: Any) -> str:
     once = _cuts(48)["relu1"].nbytes + _cuts(48)["relu3"].nbytes
     right, found = 2 * once, number(answer, "a number of bytes")
@@ -142,7 +144,9 @@ def _listed(found: Any) -> list[int] | None:
     return whole if all(whole[place] == item for place, item in enumerate(found)) else None
 
 
-@exercise("03.5", "How many bytes could the device send up on LINKS['lte'] in the time that two calls save against four?")
+@exercise(
+    "03.5", "How many bytes could the device send up on LINKS['lte'] in the time that two calls save against four?"
+)
 def _break_even(answer: Any) -> str:
     link, found = LINKS["lte"], number(answer, "a number of bytes")
     seconds = link.seconds(0, 0, calls=4) - link.seconds(0, 0, calls=2)

@@ -1,10 +1,10 @@
 """Watch a trainer and its server talk: a proxy in between that changes nothing and notes everything.
 
-    with se.LocalServer() as server, se.teach.Recorder(server.url) as recorder:
-        with se.Trainer(split, server=recorder.url) as trainer:
-            trainer.step(x, y)
-    recorder.to_pandas()
-    recorder.chart()
+with se.LocalServer() as server, se.teach.Recorder(server.url) as recorder:
+    with se.Trainer(split, server=recorder.url) as trainer:
+        trainer.step(x, y)
+recorder.to_pandas()
+recorder.chart()
 """
 
 from __future__ import annotations

@@ -30,7 +30,9 @@ se.teach.check("03.1", answer)
 def planes(frame):
     length = int.from_bytes(frame[:8], "little")
     header = json.loads(frame[8 : 8 + length])
-    return {name: entry["data_offsets"][1] - entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
+    del header["__metadata__"]
+    places = {name: entry["data_offsets"] for name, entry in header.items()}
+    return {name: end - start for name, (start, end) in places.items()}
 
 
 answer = planes
