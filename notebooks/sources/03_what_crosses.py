@@ -302,7 +302,7 @@ se.teach.check("03.4", answer)
 # The paper's system makes **four** calls a step. The device posts the activations; when B is done, the server sends a notice on a socket that
 # is kept open; the device then *gets* the outputs; and the same again for the gradients. This package answers the call itself instead.
 #
-# The left chart was **recorded** above. The right one was **not recorded**: it is drawn from the paper's description (section 2), and its bars
+# The left chart was **recorded** above. The right one was **not recorded**: it is drawn from the paper's description, and its bars
 # have no times.
 
 # %%
@@ -373,7 +373,7 @@ axes.set_title("Fewer calls save up to half of the time for small messages, noth
 axes.legend(fontsize=8, frameon=False)
 small, large = (links.loc[(network, "4g"), "saved"] for network in each_way)
 picture.alt = (
-    "Lines: share of a step's time on the link saved by two calls instead of four, against bytes a step, for six links. "
+    "Lines: share of the time on the link saved by two calls instead of four, against bytes a step, for six links. "
     "All fall from 45 to 50 % at a kilobyte to nearly nothing at 100 MB. "
     f"On 4g: {small:.0%} for the digits network, {large:.1%} for ResNet-50."
 )
@@ -420,5 +420,5 @@ se.teach.check("03.5", answer)
 # **Go on** with lesson 04: two of the four messages are gradients, and the paper has its own way to hand them on.
 #
 # *References:* Palanisamy, Khimani, Moti, Chatzopoulos, *SplitEasy: A Practical Approach for Training ML models on Mobile Devices*, HotMobile
-# '21, [arXiv 2011.04232](https://arxiv.org/abs/2011.04232): the four calls are its section 2. The format of frames:
+# '21, [arXiv 2011.04232](https://arxiv.org/abs/2011.04232), whose four calls are drawn above. The format of frames:
 # [safetensors](https://github.com/huggingface/safetensors).

@@ -46,6 +46,8 @@ def moments_of(calls: Sequence[Call], before: Call | None = None) -> list[Moment
             work = _WORK.get((_name(before.answer), _name(call.request)), "")
             found.append(Moment("device", work, call.request_began - before.answer_ended))
         asked, answered = _name(call.request) or call.name, _name(call.answer) or "answer"
+        if call.request is not None and "labels" in call.request.planes:
+            asked += " and labels"
         work = _WORK.get((_name(call.request), _name(call.answer)), "")
         found += [
             Moment("up", f"{asked} · {call.up:,} B", call.request_ended - call.request_began),
