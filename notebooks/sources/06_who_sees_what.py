@@ -14,7 +14,6 @@
 # It takes twenty-five minutes, computes for under half a minute, and needs no internet.
 
 # %%
-import numpy as np
 import pandas
 import safetensors.torch
 import torch
@@ -66,9 +65,9 @@ whole = cuts["classifier"].macs_before               # multiply-accumulates, the
 
 
 def observed(at):
-    """Three training steps through a recorder: the device's share of the work, and what was on the wire in the last."""
+    """Three training steps through a recorder: the device's share of the work, and what was on the wire."""
     split = cut(digits_model(), at)
-    with se.teach.Recorder(server.url, keep=True) as wire, se.Trainer(split, server=wire.url, optimizer=sgd) as trainer:
+    with se.teach.Recorder(server.url, keep=True) as wire, se.Trainer(split, server=wire.url) as trainer:
         seconds = sorted(trainer.step(x, y).seconds["total"] for _ in range(3))[1]
     step = [call for call in wire.calls if call.name.startswith("step 2 ")]
     sent = b"".join(call.request_data for call in wire.calls)
@@ -79,16 +78,16 @@ def observed(at):
             "labels sent": y.numpy().tobytes() in sent, "seconds": seconds}
 
 
-rows = {
-    "no split, device": {"work on the device": 1.0, "calls": 0, "B up": 0, "B down": 0, "pictures sent": False,
-                         "labels sent": False},
-    "no split, server": {"work on the device": 0.0, "calls": 1, "B up": x.nbytes + y.nbytes, "B down": 0,
-                         "pictures sent": True, "labels sent": True},
+nothing = {"calls": 0, "B up": 0, "B down": 0, "pictures sent": False, "labels sent": False}
+batch = {"calls": 1, "B up": x.nbytes + y.nbytes, "B down": 0, "pictures sent": True, "labels sent": True}
+arrangements = pandas.DataFrame({
+    "no split, device": {"work on the device": 1.0, **nothing},
+    "no split, server": {"work on the device": 0.0, **batch},
     "single at pool": observed("pool"),
     "double at pool, flatten": observed(("pool", "flatten")),
-}
-arrangements = pandas.DataFrame(rows).T
-arrangements.drop(columns="seconds").style.format({"work on the device": "{:.0%}", "B up": "{:,}", "B down": "{:,}"})
+}).T
+shown = {"work on the device": "{:.0%}", "B up": "{:,}", "B down": "{:,}"}
+arrangements.drop(columns="seconds").style.format(shown)
 
 # %% [markdown]
 # **Explain:** the rows with a split were recorded on the socket, and the pictures and labels were searched for in every byte that was sent. The
@@ -151,10 +150,13 @@ for row, (axes, name) in enumerate(zip(picture.subplots(3, 9), shown, strict=Tru
         axis.set_xticks([])
         axis.set_yticks([])
     axes[0].set_title("the picture" if row == 0 else "", fontsize=9)
-    axes[4].set_title(f"sent at {name}: 8 of {len(maps)} feature maps of {maps.shape[1]}×{maps.shape[2]}", fontsize=9)
+    size = "×".join(map(str, maps.shape[1:]))
+    axes[4].set_title(f"sent at {name}: 8 of {len(maps)} feature maps of {size}", fontsize=9)
 picture.suptitle("Early feature maps are the picture again; late ones no longer look like it", fontsize=11)
-picture.alt = (f"A handwritten {mine_y[digit]} and eight feature maps at three cuts: at conv1 the digit is plain to see in the 8 by 8 maps, "
-               "at pool it is a coarse 4 by 4 outline, at relu3 the 4 by 4 maps show no digit.")
+picture.alt = (
+    f"A handwritten {mine_y[digit]} and eight feature maps at three cuts: at conv1 the digit is plain to see in the "
+    "8 by 8 maps, at pool it is at best a coarse 4 by 4 outline, at relu3 the 4 by 4 maps show no digit."
+)
 picture
 
 # %% [markdown]
@@ -188,7 +190,7 @@ def fit_decoder(features, targets, penalty=0.1):
     features, targets = features.flatten(1).double(), targets.flatten(1).double()
     middle, base = features.mean(0), targets.mean(0)
     centred = features - middle
-    kernel = centred @ centred.T                     # as many rows as pictures: small, whatever the number of features
+    kernel = centred @ centred.T                     # pictures × pictures, however many features
     kernel += penalty * kernel.diagonal().mean() * torch.eye(len(kernel), dtype=torch.float64)
     weights = centred.T @ torch.linalg.solve(kernel, targets - base)
     return lambda new: ((new.flatten(1).double() - middle) @ weights + base).float().view(-1, 1, 8, 8)
@@ -202,25 +204,27 @@ def a_of(network, name):
 
 guesses = {name: fit_decoder(a_of(model, name), own)(tensor) for name, tensor in seen.items()}
 
-rows = {"the picture": mine, **{f"from {name}": guesses[name] for name in ["conv1", "pool", "relu3", "classifier"]}}
+places = ["conv1", "pool", "relu3", "classifier"]
+scores = {name: likeness(guesses[name]) for name in seen}
+rows = {"the picture": mine, **{f"from {name}\n{scores[name]:.2f}": guesses[name] for name in places}}
 picture = Picture(figsize=(9, 4.9), layout="constrained")
 for axes, (title, images) in zip(picture.subplots(len(rows), 10), rows.items(), strict=True):
     for axis, image in zip(axes, images[:10], strict=True):
         axis.imshow(image[0], cmap="gray", vmin=0, vmax=1)
         axis.set_xticks([])
         axis.set_yticks([])
-    score = "" if images is mine else f"\n{likeness(images):.2f}"
-    axes[0].set_ylabel(title + score, rotation=0, ha="right", va="center", fontsize=9)
-picture.suptitle("Ten pictures of the device, rebuilt by the server (with the likeness over all 719)", fontsize=11)
-picture.alt = ("Ten digits and what the linear decoder makes of them. Likeness "
-               + ", ".join(f"{likeness(guesses[name]):.2f} from {name}" for name in ["conv1", "pool", "relu3", "classifier"])
-               + ": nearly perfect from the first three, a typical digit of the class from the class scores.")
+    axes[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
+picture.suptitle("The server rebuilds the device's pictures (beside them: the likeness over all 719)", fontsize=11)
+found = ", ".join(f"{scores[name]:.2f} from {name}" for name in places)
+picture.alt = (
+    f"Ten digits and what the linear decoder makes of them. Likeness {found}: nearly perfect from the first three, a "
+    "blurred, typical digit from the class scores."
+)
 picture
 
 # %% [markdown]
-# **Explain:** from `relu3`, behind 98 % of the network's work, where no eye recognises anything, a *linear* decoder still rebuilds the
-# handwriting. From ten class scores it rebuilds a typical digit of that class: the kind of picture is known, the hand that wrote it is mostly
-# gone.
+# **Explain:** from `relu3`, behind the last convolution, where no eye recognises anything, a *linear* decoder still rebuilds the handwriting.
+# From ten class scores it rebuilds a typical digit of that class: the kind of picture is known, the hand that wrote it is mostly gone.
 #
 # How much rests on the assumption that the server knows A? Below, a second server has no device of its own. It only knows A's *initial* weights
 # (from the same seed), and trains its decoder on those.
@@ -230,7 +234,7 @@ picture
 # %%
 initial = digits_model()
 names = list(seen)
-known = [likeness(guesses[name]) for name in names]
+known = [scores[name] for name in names]
 stale = [likeness(fit_decoder(a_of(initial, name), own)(seen[name])) for name in names]
 typical = torch.stack([own[own_y == digit].mean(0) for digit in range(10)])[mine_y]
 
@@ -238,22 +242,23 @@ picture = Picture(figsize=(9, 3.6), layout="constrained")
 axes = picture.subplots()
 axes.plot(names, known, "o-", color=ORANGE, label="the server knows A as it is now")
 axes.plot(names, stale, "s--", color=GREY, label="the server only knows A's initial weights")
-axes.axhline(likeness(typical), color=BLUE, linewidth=1, linestyle=":", label="for comparison: the mean picture of the true class")
+axes.axhline(likeness(typical), color=BLUE, linestyle=":", label="to compare: the mean picture of the true class")
 axes.axhline(0, color="#bbbbbb", linewidth=0.8)
-axes.set(xlabel="cut (deeper to the right)", ylabel="likeness of the rebuilt pictures", ylim=(min(0, *stale) - 0.1, 1.08))
-axes.set_title("Depth alone hardly protects from a server that knows A; not knowing A protects behind the first layers", fontsize=11)
+axes.set(xlabel="cut (deeper to the right)", ylabel="likeness of the rebuilt pictures")
+axes.set_ylim(min(0, *stale) - 0.1, 1.08)
+axes.set_title("Depth hardly protects from a server that knows A, somewhat from one that does not", fontsize=11)
 axes.legend(fontsize=8, frameon=False, loc="center left")
-picture.alt = ("Likeness against the depth of the cut. With A known: "
-               + ", ".join(f"{name} {value:.2f}" for name, value in zip(names, known, strict=True)) + ". With A's initial weights only: "
-               + ", ".join(f"{name} {value:.2f}" for name, value in zip(names, stale, strict=True)) + ".")
+with_a, with_old_a = (", ".join(f"{name} {value:.2f}" for name, value in zip(names, values, strict=True))
+                      for values in (known, stale))
+picture.alt = f"Likeness by depth of the cut. With A known: {with_a}. With A's initial weights only: {with_old_a}."
 picture
 
 # %% [markdown]
-# **Explain:** with A known, the likeness stays high down to the last convolution. With an old A, it is high after the first layer, which
-# training hardly moved, and falls behind it. So what protects is mostly that the server does not know A, and in a system of many devices it may
-# well. A cut after the first layer protects from nobody.
+# **Explain:** with A known, the likeness stays high down to the last convolution. With an old A, it is high after the first layer and falls
+# behind it: later activations depend on more weights that training has changed. So what protects is mostly that the server does not know A, and
+# in a system of many devices it may well. A cut after the first layer protects from neither of the two.
 #
-# And this is the weakest attacker who can compute: linear, 719 pictures, one pass. A trained network as decoder would do better. **What a
+# And this is the weakest attacker who can compute: linear, 719 pictures, one pass. A trained network as decoder may well do better. **What a
 # simple attack rebuilds is certainly not hidden; what it does not rebuild may still be there.**
 #
 # **Exercise 06.2.** There is an even simpler attack, without any fitting: for each activation, find the most similar activation of the server's
@@ -269,8 +274,8 @@ se.teach.check("06.2", answer)
 #
 # A codec throws information away. Perhaps it is just the information that the attacker needs.
 #
-# **Predict:** `topk(0.01)` keeps 5 of the 512 values of each picture at `pool`, a hundredth of the bytes. Which suffers more, the attacker's
-# likeness or the network's accuracy when it is trained that way?
+# **Predict:** `topk(0.01)` keeps a hundredth of the 512 values of each picture at `pool`. Which suffers more, the attacker's likeness or the
+# network's accuracy when it is trained that way?
 
 # %%
 CHAINS = ["raw", "int8", "topk(0.25) | fp16", "topk(0.1) | fp16", "topk(0.03) | fp16", "topk(0.01) | fp16"]
@@ -285,8 +290,8 @@ def through(chain, tensor):
 
 def trained_with(chain):
     """Test accuracy after five epochs in which the activations went through this chain."""
-    with se.Trainer(cut(digits_model(), ("pool", "flatten")), server=server.url, optimizer=sgd,
-                    codecs=se.Codecs(activations=chain)) as trainer:
+    split, codecs = cut(digits_model(), ("pool", "flatten")), se.Codecs(activations=chain)
+    with se.Trainer(split, server=server.url, optimizer=sgd, codecs=codecs) as trainer:
         trainer.fit(se.data.loader(TensorDataset(mine, mine_y), batch=32, seed=0), epochs=5, progress=False)
         return trainer.evaluate(se.data.loader(test, batch=359, seed=0)).accuracy
 
@@ -294,32 +299,34 @@ def trained_with(chain):
 rows = []
 for chain in CHAINS:
     received, size = through(chain, seen["pool"])
-    decoder = fit_decoder(through(chain, a_of(model, "pool"))[0], own)      # the attacker knows the chain, of course
-    rows.append({"chain": chain, "bytes a picture": size / len(mine), "likeness": likeness(decoder(received)),
-                 "test accuracy": trained_with(chain)})
+    decoder = fit_decoder(through(chain, a_of(model, "pool"))[0], own)    # the server knows the chain, of course
+    rows.append({
+        "chain": chain, "bytes a picture": size / len(mine), "likeness": likeness(decoder(received)),
+        "test accuracy": accuracy if chain == "raw" else trained_with(chain),
+    })
 codecs = pandas.DataFrame(rows).set_index("chain")
 codecs.style.format({"bytes a picture": "{:,.0f}", "likeness": "{:.2f}", "test accuracy": "{:.1%}"})
 
 # %%
 picture = Picture(figsize=(9, 3.3), layout="constrained")
 axes = picture.subplots()
-axes.plot(codecs["bytes a picture"], codecs["likeness"], "o-", color=ORANGE, label="likeness of the server's guess")
-axes.plot(codecs["bytes a picture"], codecs["test accuracy"], "s-", color=GREEN, label="test accuracy when trained so")
-for chain, row in codecs.iterrows():
-    axes.annotate(chain.split(" |")[0], (row["bytes a picture"], 0.03), ha="center", fontsize=8, color="#555555")
+size = codecs["bytes a picture"]
+axes.plot(size, codecs["likeness"], "o-", color=ORANGE, label="likeness of the server's guess")
+axes.plot(size, codecs["test accuracy"], "s-", color=GREEN, label="test accuracy when trained so")
+for chain in CHAINS:
+    axes.annotate(chain.split(" |")[0], (size[chain], 0.03), ha="center", fontsize=8, color="#555555")
 axes.set(xscale="log", ylim=(0, 1.08), xlabel="bytes a picture in the frame", ylabel="likeness, accuracy")
 axes.invert_xaxis()
 axes.set_title("Fewer bytes leak less, but never nothing as long as the network learns", fontsize=11)
 axes.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 0.12))
-picture.alt = "Likeness and test accuracy against bytes a picture: " + "; ".join(
-    f"{chain}: {row['bytes a picture']:,.0f} bytes, likeness {row['likeness']:.2f}, accuracy {row['test accuracy']:.1%}"
-    for chain, row in codecs.iterrows()) + "."
+found = [f"{chain}: {row.iloc[0]:,.0f} bytes, {row.iloc[1]:.2f}, {row.iloc[2]:.1%}" for chain, row in codecs.iterrows()]
+picture.alt = f"Bytes a picture, likeness and test accuracy by chain. {'; '.join(found)}."
 picture
 
 # %% [markdown]
-# **Explain:** eight bits cost the attacker nothing. Sparsifying does take something from him, step by step, and from the network's accuracy as
-# well. There is no chain in this table that hides the pictures and leaves the accuracy. That is no accident: the network itself can only learn
-# from what arrives. **Compression is not privacy.** It was made to save bytes.
+# **Explain:** eight bits cost the attacker nothing. Sparsifying does take something, step by step, and in the end it takes the accuracy too.
+# There is no chain in this table that hides the pictures and leaves the accuracy. That is no accident: the network itself can only learn from
+# what arrives. **Compression is not privacy.** It was made to save bytes.
 #
 # **Exercise 06.3.** One of these chains leaves the server with *nothing* at `pool`, a likeness of 0: `"int4"`, `"sign"`, `"topk(0.002) |
 # fp16"`, `"bf16"`. Which? Before you try them with `through` and `fit_decoder`: what is special about the values that a rectifier (ReLU) lets
@@ -343,7 +350,8 @@ se.teach.check("06.3", answer)
 # %%
 def step_on_the_wire(network, at):
     """The messages of one training step on all of the device's pictures, read off the wire."""
-    with se.teach.Recorder(server.url, keep=True) as wire, se.Trainer(cut(network, at), server=wire.url) as trainer:
+    split = cut(network, at)
+    with se.teach.Recorder(server.url, keep=True) as wire, se.Trainer(split, server=wire.url) as trainer:
         trainer.gradients(mine, mine_y)                # all of a step but its update
     found = {}
     for call in wire.calls:
@@ -361,8 +369,8 @@ negative = (loss_only < 0).sum(1)
 print(f"samples with exactly one negative number: {(negative == 1).float().mean():.1%}")
 
 # %% [markdown]
-# **Explain:** probabilities are positive, and minus 1 makes exactly one of them negative: the true one. No training is needed for that, nor any example. Where C is only the loss, the labels
-# are as good as sent.
+# **Explain:** probabilities are positive, and minus 1 makes exactly one of them negative: the true one. No training is needed for that, nor any
+# example. Where C is only the loss, the labels are as good as sent.
 #
 # **Exercise 06.4.** Write the function that reads them: it takes the output gradients of a batch (a tensor B × classes) and returns the labels.
 
@@ -379,7 +387,7 @@ se.teach.check("06.4", answer)
 
 # %%
 hidden = step_on_the_wire(model, ("pool", "flatten"))
-theirs = crossing_tensors(cut(model, ("pool", "flatten")), own, own_y)       # what the server's own device would send
+theirs = crossing_tensors(cut(model, ("pool", "flatten")), own, own_y)    # from the server's own device
 chances = {"activations": "at pool", "outputs": "at flatten", "output_gradients": "at flatten"}
 
 
@@ -391,13 +399,16 @@ def guessed(message, examples):
     return (torch.cdist(unknown, centroids).argmin(1) == mine_y).float().mean().item()
 
 
-table = pandas.DataFrame({f"{count} known of each class" if count < 70 else "all known": {
-    f"{message} ({place})": guessed(message, count) for message, place in chances.items()} for count in (1, 5, 70)})
+table = pandas.DataFrame({
+    heading: {f"{message} ({place})": guessed(message, count) for message, place in chances.items()}
+    for heading, count in [("1 known of each class", 1), ("5 known of each class", 5), ("all 719 known", None)]
+})
 rule = (loss_only.argmin(1) == mine_y).float().mean().item()
 table.style.format("{:.1%}")
 
 # %%
-bars = {"pure chance": 0.1, **table.iloc[:, 0].to_dict(), "output gradients, C only the loss": rule, "single split: labels are sent": 1.0}
+bars = {"pure chance": 0.1, **table.iloc[:, 0].to_dict()}
+bars |= {"output gradients, C only the loss": rule, "single split: labels are sent": 1.0}
 picture = Picture(figsize=(9, 2.9), layout="constrained")
 axes = picture.subplots()
 axes.barh(list(bars), list(bars.values()), color=["#bbbbbb", BLUE, BLUE, BLUE, ORANGE, ORANGE])
@@ -406,13 +417,14 @@ for row, value in enumerate(bars.values()):
 axes.invert_yaxis()
 axes.set(xlim=(0, 1.12), xlabel="share of the 719 labels that the server knows or guesses")
 axes.set_title("The server guesses most labels, with one known example of each class", fontsize=11)
-picture.alt = "Bars: share of labels known to the server. " + ", ".join(f"{name}: {value:.0%}" for name, value in bars.items()) + "."
+found = ", ".join(f"{name}: {value:.0%}" for name, value in bars.items())
+picture.alt = f"Bars: share of labels known to the server or guessed by it. {found}."
 picture
 
 # %% [markdown]
-# **Explain:** a double split keeps labels off the wire, and that is worth something: nobody *reads* them. But a server that wants to know them,
-# and has a handful of examples, guesses most. Gradients tell more than activations, because they were made from the labels. (And a good part
-# needs no gradient at all: the pictures of a 3 look like other 3s. No protocol can change that.)
+# **Explain:** the double split keeps labels off the wire, and that is worth something: nobody *reads* them. But a server that wants to know
+# them, and has a handful of examples, guesses most. Gradients tell more than activations, because they were made from the labels. (And a good
+# part needs no gradient at all: the pictures of a 3 look like other 3s. No protocol can change that.)
 #
 # ## 6 · What it costs
 #
@@ -423,30 +435,37 @@ picture
 # bytes?
 
 # %%
-compact = se.Codecs(activations="topk(0.25) | fp16 | zstd(1)", outputs="fp16 | zstd(1)", output_gradients="fp16 | zstd(1)",
-                    input_gradients="topk(0.25) | fp16 | zstd(1)")
-with se.Trainer(cut(digits_model(), ("pool", "flatten")), server=server.url, optimizer=sgd, codecs=compact) as trainer:
+sparse, half = "topk(0.25) | fp16 | zstd(1)", "fp16 | zstd(1)"
+compact = se.Codecs(activations=sparse, outputs=half, output_gradients=half, input_gradients=sparse)
+split = cut(digits_model(), ("pool", "flatten"))
+with se.Trainer(split, server=server.url, codecs=compact) as trainer:
     sizes = [trainer.step(x, y) for _ in range(3)][-1].bytes
 server.stop()
 
 costs = {name: (row["calls"], row["B up"], row["B down"]) for name, row in arrangements.iterrows()}
 costs["double, with codecs"] = (2, sizes["activations"].http + sizes["output_gradients"].http,
                                 sizes["outputs"].http + sizes["input_gradients"].http)
-seconds = pandas.DataFrame({link.name: {
-    name: link.seconds(up_bytes=up, down_bytes=down, calls=calls) for name, (calls, up, down) in costs.items()}
-    for link in se.LINKS.values()})
-print("seconds on the link, for a training step of 32 pictures")
-print("computing, here:", ", ".join(f"{name} {1000 * row['seconds']:.0f} ms" for name, row in arrangements.iterrows() if row["seconds"] > 0))
+seconds = pandas.DataFrame({
+    link.name: {name: link.seconds(up, down, calls=calls) for name, (calls, up, down) in costs.items()}
+    for link in se.LINKS.values()
+})
+more = seconds.loc["double at pool, flatten"] - seconds.loc["single at pool"]
+waiting = pandas.Series({link.name: link.rtt_ms / 1000 for link in se.LINKS.values()}) / more
+for name in ("single at pool", "double at pool, flatten"):
+    print(f"computing a step, here: {1000 * arrangements.loc[name, 'seconds']:.0f} ms ({name})")
+print("of what the double split takes longer, waiting is:",
+      ", ".join(f"{name} {share:.0%}" for name, share in waiting.items()))
+print("\nseconds on the link, for a training step of 32 pictures:")
 seconds.style.format("{:.3f}")
 
 # %% [markdown]
-# **Explain:** the double split pays a second round trip and two more messages. Where round trips are long (`4g`, `lte`), a good part of the
-# difference is waiting; where the line is slow (`cable`), nearly all of it is bytes. A codec takes away most of the bytes and none of the
-# waiting.
+# **Explain:** the double split pays a second round trip and two more messages. The printed line says how much of that is waiting: a good part
+# where round trips are long (`lte`, `4g`), next to nothing where the line is slow (`fios`, `cable`). A codec takes away most of the bytes and
+# none of the waiting.
 #
 # The paper measured whole systems, for an image of ResNet-50 (its Table 1): 9.6 s on the phone without a split, 2.55 s double, 1.74 s single,
-# of which 1.60 s and 1.07 s were communication; 0.02 s at the server without a split. In its words, the double split is the one for private
-# use: what it costs more than the single split is the price of keeping the labels.
+# of which 1.60 s and 1.07 s were communication; 0.02 s at the server without a split. It names the double split as the setting for private use:
+# what that costs more than the single split is the price of keeping the labels.
 #
 # **Exercise 06.5.** Cut at `pool`, or at `pool` and `flatten`, with a batch of **8** and the chain `raw`. On `se.LINKS["cable"]`, how many
 # seconds more does a step of the double split spend on the link than one of the single split? Count the tensors only, and the calls.
@@ -459,13 +478,13 @@ se.teach.check("06.5", answer)
 # ## What you have seen
 #
 # - **No split** on the device hides everything and leaves the device with all the work. At the server, it is the cheapest and hides nothing.
-# - A **single split** hides the pictures from the eye, not from a decoder, and sends the labels.
+# - A **single split** sends activations, from which a decoder rebuilds the pictures, and it sends the labels.
 # - A **double split** sends neither. Its server can still rebuild pictures if it knows A, and guess most labels if it knows a few.
 # - A later cut and a codec make that harder. Neither makes it impossible, and both have a price.
 # - So the right word is **privacy-aware, not privacy-preserving**. Who needs a guarantee needs more than a split: the paper names leakage as an
 #   open problem, and NoPeek's distance correlation as one way to train A so that it reveals less.
 #
-# All of this was measured on small digits with a simple attack. On large photographs rebuilding is harder; do not take that for protection,
+# All of this was measured on small digits with a simple attack. Large photographs may be harder to rebuild. Do not take that for protection:
 # measure it.
 #
 # **Go on** with lesson 07: your own network, your own codec, your own data.

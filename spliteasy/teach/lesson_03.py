@@ -72,13 +72,19 @@ def _planes(answer: Any) -> str:
         found = _called(answer, frame, f"a frame of the chain {chain}")
         expect(isinstance(found, dict), f"Return a dict, name of plane to bytes; your function returned {found!r:.80}.")
         expect("__metadata__" not in found, "`__metadata__` is what the frame says about itself. It is no plane.")
-        expect(found.keys() == right.keys(), f"A frame of the chain {chain} has {len(right)} planes; your function "
-               f"found {sorted(map(str, found))}.")  # fmt: skip
+        expect(
+            found.keys() == right.keys(),
+            f"A frame of the chain {chain} has {len(right)} planes; your function found {sorted(map(str, found))}.",
+        )
         values = {name: plane.numel() for name, plane in planes.items()}
-        expect(found == right or found != values, "These are numbers of values. The header states where each plane "
-               "begins and ends, in bytes.")  # fmt: skip
-        expect(found == right, f"The names are right. For a frame of the chain {chain} a size is not: look at both of "
-               "the `data_offsets`.")  # fmt: skip
+        expect(
+            found == right or found != values,
+            "These are numbers of values. The header states where each plane begins and ends, in bytes.",
+        )
+        expect(
+            found == right,
+            f"The names are right. For a frame of the chain {chain} a size is not: look at both of the `data_offsets`.",
+        )
     return "Any program can read what crosses the wire. So can anyone in between, unless the link is encrypted."
 
 
@@ -97,13 +103,20 @@ def _first(share: float, *, head: bool = True) -> int:
 @exercise("03.3", "From which batch on is the surplus of the activations at pool at most one per cent of the values?")
 def _one_per_cent(answer: Any) -> str:
     found, right = number(answer, "a number of samples"), _first(0.01)
-    expect(abs(found - _first(0.01, head=False)) > 1, "That is where the frame's header alone is one per cent. What "
-           "else passes the socket before the values?")  # fmt: skip
+    expect(
+        abs(found - _first(0.01, head=False)) > 1,
+        "That is where the frame's header alone is one per cent. What else passes the socket before the values?",
+    )
     expect(found < 4 * right, "With so many samples it is far below one per cent: one in a hundred.")
-    expect(found >= right - 1.5, "With so few samples the surplus is still more than one per cent. It hardly changes "
-           "with the batch; by how much do the values grow for each sample?")  # fmt: skip
-    expect(found <= right + 1.5, "At that batch the surplus is below one per cent, but it was so before. From which "
-           "batch on?")  # fmt: skip
+    expect(
+        found >= right - 1.5,
+        "With so few samples the surplus is still more than one per cent. It hardly changes "
+        "with the batch; by how much do the values grow for each sample?",
+    )
+    expect(
+        found <= right + 1.5,
+        "At that batch the surplus is below one per cent, but it was so before. From which batch on?",
+    )
     return "A fixed surplus divided by B·R·C·F. For a ResNet it is below a thousandth with a single picture."
 
 
@@ -125,11 +138,16 @@ def _labels(answer: Any) -> str:
         found = _listed(_called(answer, _labelled(chain, right, dtype), what))
         expect(found is not None, f"Return a list of whole numbers; on {what} your function did not.")
         assert found is not None
-        expect(len(found) != 2 * len(right), "That is twice as many numbers as there are samples. How many bytes does "
-               "an `I64` have?")  # fmt: skip
+        expect(
+            len(found) != 2 * len(right),
+            "That is twice as many numbers as there are samples. How many bytes does an `I64` have?",
+        )
         expect(len(found) == len(right), f"On {what} there are {len(right)} samples; your function found {len(found)}.")
-        expect(found == right, f"On {what} these are not the labels. Do you count `data_offsets` from the end of the "
-               "header, and do you look up where the plane is?")  # fmt: skip
+        expect(
+            found == right,
+            f"On {what} these are not the labels. Do you count `data_offsets` from the end of the "
+            "header, and do you look up where the plane is?",
+        )
     return "No guessing needed: in a single split the server is told. That is what C on the device avoids."
 
 

@@ -44,12 +44,17 @@ def _bytes(first: str, second: str) -> int:
     return 2 * (_cuts(32)[first].nbytes + _cuts(32)[second].nbytes)
 
 
-@exercise("06.1", "Which two cuts send the fewest bytes, with pictures, labels and classifier on the device, which does at "
-          "most 60 % of the work?")  # fmt: skip
+@exercise(
+    "06.1",
+    "Which two cuts send the fewest bytes, with pictures, labels and classifier on the device, which does at "
+    "most 60 % of the work?",
+)
 def _cheapest_pair(answer: Any) -> str:
     names = [cut.name for cut in _cuts(32)]
-    expect(not (isinstance(answer, str) and answer in names), "With one cut the loss is at the server. What must then be "
-           "sent beside the activations?")  # fmt: skip
+    expect(
+        not (isinstance(answer, str) and answer in names),
+        "With one cut the loss is at the server. What must then be sent beside the activations?",
+    )
     pair = isinstance(answer, list | tuple) and len(answer) == 2 and all(isinstance(name, str) for name in answer)
     expect(pair, f'Give a pair of names, such as ("relu1", "flatten"); found {answer!r:.80}.')
     for name in answer:
@@ -61,11 +66,18 @@ def _cheapest_pair(answer: Any) -> str:
         second != "classifier", "Behind that cut C is the loss alone, and the classifier's weights are at the server."
     )
     expect(_work(first, second) <= 0.6, f"Then A and C do {_work(first, second):.0%} of the work. B must do more.")
-    valid = [(one, two) for place, one in enumerate(names[1:-1], 1) for two in names[place + 1 : -1]
-             if _work(one, two) <= 0.6]  # fmt: skip
+    valid = [
+        (one, two)
+        for place, one in enumerate(names[1:-1], 1)
+        for two in names[place + 1 : -1]
+        if _work(one, two) <= 0.6
+    ]
     least = min(_bytes(one, two) for one, two in valid)
-    expect(_bytes(first, second) <= least, "Everything that must stay stays, and the work is fair. But another such pair "
-           "sends fewer bytes: look for a narrow place.")  # fmt: skip
+    expect(
+        _bytes(first, second) <= least,
+        "Everything that must stay stays, and the work is fair. But another such pair "
+        "sends fewer bytes: look for a narrow place.",
+    )
     return "Privacy and work set the limits, and bytes decide between what is left: first ask who may see what."
 
 
@@ -84,8 +96,11 @@ def _likeness(guess: Tensor, truth: Tensor, own: Tensor) -> float:
     return float(cosine.mean())
 
 
-@exercise("06.2", "Write attack(own_activations, own_pictures, seen_activations): for each seen activation the own picture "
-          "with the most similar one.")  # fmt: skip
+@exercise(
+    "06.2",
+    "Write attack(own_activations, own_pictures, seen_activations): for each seen activation the own picture "
+    "with the most similar one.",
+)
 def _nearest(answer: Any) -> str:
     own, pictures, seen, truth = _victims()
     expect(callable(answer), f"Give a function of three arguments; found {answer!r:.80}.")
@@ -97,17 +112,28 @@ def _nearest(answer: Any) -> str:
             f"{tuple(seen.shape)}; `flatten(1)` makes one row of each."
         ) from None
     expect(isinstance(found, Tensor), f"Return a tensor of pictures; your function returned {type(found).__name__}.")
-    expect(found.ndim > 0 and len(found) == len(seen), f"There are {len(seen)} seen activations, one picture for each; "
-           f"your function returned shape {tuple(found.shape)}. Which dimension do you search along?")  # fmt: skip
-    expect(found.dtype.is_floating_point and found[0].numel() == truth[0].numel(), "These are no pictures of 8×8. Do you "
-           "return the neighbour's number, or its activation, in place of its picture?")  # fmt: skip
+    expect(
+        found.ndim > 0 and len(found) == len(seen),
+        f"There are {len(seen)} seen activations, one picture for each; "
+        f"your function returned shape {tuple(found.shape)}. Which dimension do you search along?",
+    )
+    expect(
+        found.dtype.is_floating_point and found[0].numel() == truth[0].numel(),
+        "These are no pictures of 8×8. Do you "
+        "return the neighbour's number, or its activation, in place of its picture?",
+    )
     expect(torch.isfinite(found).all(), "Some of these pixels are not numbers.")
     nearest = torch.cdist(seen.flatten(1), own.flatten(1)).argmin(1)
     score, needed = _likeness(found, truth, pictures), _likeness(pictures[nearest], truth, pictures)
-    expect(score > 0.1, "These pictures are no more like the true ones than the mean digit is. Is it the *nearest* "
-           "neighbour of each seen activation?")  # fmt: skip
-    expect(score > needed - 0.02, f"A likeness of {score:.2f}. The nearest neighbours reach more: compare all values of "
-           "an activation.")  # fmt: skip
+    expect(
+        score > 0.1,
+        "These pictures are no more like the true ones than the mean digit is. Is it the *nearest* "
+        "neighbour of each seen activation?",
+    )
+    expect(
+        score > needed - 0.02,
+        f"A likeness of {score:.2f}. The nearest neighbours reach more: compare all values of an activation.",
+    )
     return "No fitting, two lines. A picture that is typical enough is found among others, wherever they come from."
 
 
@@ -138,7 +164,7 @@ def _nothing_left(answer: Any) -> str:
     }
     least = min(_CHAINS, key=_leak)
     expect(found == least and _leak(found) < 0.05, hints.get(found, "Try it with `through` and `fit_decoder`."))
-    return "No value behind a rectifier is negative, so all signs are equal: nothing leaks, and B has nothing to learn from."
+    return "Behind a rectifier no value is negative, so all signs are equal: nothing leaks, and B has nothing to learn."
 
 
 @exercise(
@@ -158,14 +184,27 @@ def _read_labels(answer: Any) -> str:
             found = answer(gradients.clone())
         except Exception as error:
             raise Hint(f"Your function raised {type(error).__name__}: {error!s:.120}.") from None
-        found = torch.as_tensor(found) if isinstance(found, list | tuple) else found
+        expect(
+            not hasattr(found, "indices") or isinstance(found, Tensor),
+            "`min` gives values and their places. Return one of the two.",
+        )
+        found = torch.as_tensor(found) if isinstance(found, list) else found
         expect(isinstance(found, Tensor), f"Return the labels as a tensor or a list; found {type(found).__name__}.")
-        expect(found.shape == labels.shape, f"Expected {len(labels)} labels, one for each row; found the shape "
-               f"{tuple(found.shape)}. Which dimension has the classes?")  # fmt: skip
-        expect(not torch.equal(found, gradients.argmax(1)), "The largest gradient is at the wrong class that the network "
-               "finds most probable. What sign has the true class?")  # fmt: skip
-        expect(torch.equal(found.long(), labels), f"{int((found.long() == labels).sum())} of {len(labels)} are right. "
-               "What does minus 1 at the true class do to (p − t)/B?")  # fmt: skip
+        expect(
+            found.shape == labels.shape,
+            f"Expected {len(labels)} labels, one for each row; found the shape "
+            f"{tuple(found.shape)}. Which dimension has the classes?",
+        )
+        expect(
+            not torch.equal(found, gradients.argmax(1)),
+            "The largest gradient is at the wrong class that the network "
+            "finds most probable. What sign has the true class?",
+        )
+        expect(
+            torch.equal(found.long(), labels),
+            f"{int((found.long() == labels).sum())} of {len(labels)} are right. "
+            "What does minus 1 at the true class do to (p − t)/B?",
+        )
     return "With nothing but the loss on the device, a double split gives the labels away. Leave at least a layer in C."
 
 
