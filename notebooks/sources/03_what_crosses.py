@@ -35,6 +35,11 @@ def digits_split(at):
     return se.split(se.load_model("digits_cnn"), at=at, input_shape=(1, 8, 8))
 
 
+def written(table, formats):
+    """The table with its numbers written as a reader wants them."""
+    return table.assign(**{column: table[column].map(text.format) for column, text in formats.items()})
+
+
 print(digits_split(("pool", "flatten")))
 
 # %% [markdown]
@@ -59,7 +64,7 @@ with (
         record = trainer.step(x, y)
 
 sizes = ["request_head", "request_body", "answer_head", "answer_body"]
-recorder.to_pandas()[["request", "answer", *sizes]].style.format("{:,}", subset=sizes)
+written(recorder.to_pandas()[["request", "answer", *sizes]], dict.fromkeys(sizes, "{:,}"))
 
 # %% [markdown]
 # **Explain:** two calls a step. A message that goes up is a request, and the next message down is its answer: while the server computes, the
@@ -160,7 +165,8 @@ table["surplus"] = table["on the socket"] - table["values"]
 table["surplus %"] = 100 * table["surplus"] / table["values"]
 assert (table[["values", "frame header", "HTTP head"]].sum(axis=1) == table["on the socket"]).all()
 assert table["on the socket"].to_dict() == {name: size.http for name, size in record.bytes.items()}
-table.style.format(thousands=",", precision=2)
+whole = dict.fromkeys(["values", "frame header", "HTTP head", "on the socket", "surplus"], "{:,}")
+written(table, {**whole, "surplus %": "{:.2f}"})
 
 # %% [markdown]
 # **Explain:** the two assertions hold. The parts add up to what passed the socket, and what passed the socket is what the trainer had written
@@ -278,7 +284,7 @@ for name, found in [("double", calls), ("single", single)]:
     })
 for name, plane in single["step 1 forward"].request.planes.items():
     print(f"{name:9} {plane}")
-pandas.DataFrame(rows).set_index("split").style.format(thousands=",")
+written(pandas.DataFrame(rows).set_index("split"), {"B up": "{:,}", "B down": "{:,}"})
 
 # %%
 listener.chart([single["step 1 forward"]], title="One step of a single split: one call, labels included")
@@ -354,7 +360,7 @@ for network, size in each_way.items():
                      "4 calls, s": four, "2 calls, s": two, "saved": 1 - two / four})
 links = pandas.DataFrame(rows).set_index(["network", "link"])
 three = "{:.3f}"
-links.style.format({"round trip ms": "{:.0f}", "4 calls, s": three, "2 calls, s": three, "saved": "{:.1%}"})
+written(links, {"round trip ms": "{:.0f}", "4 calls, s": three, "2 calls, s": three, "saved": "{:.1%}"})
 
 # %%
 sizes = np.logspace(3, 8, 100)

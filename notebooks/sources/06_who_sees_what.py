@@ -44,6 +44,11 @@ def cut(model, at):
     return se.split(model, at=at, input_shape=(1, 8, 8))
 
 
+def written(table, formats):
+    """The table with its numbers written as a reader wants them."""
+    return table.assign(**{column: table[column].map(text.format) for column, text in formats.items()})
+
+
 print(f"{len(mine)} pictures on the device, {len(own)} others at the server, {len(test)} to test on")
 
 # %% [markdown]
@@ -86,8 +91,8 @@ arrangements = pandas.DataFrame({
     "single at pool": observed("pool"),
     "double at pool, flatten": observed(("pool", "flatten")),
 }).T
-shown = {"work on the device": "{:.0%}", "B up": "{:,}", "B down": "{:,}"}
-arrangements.drop(columns="seconds").style.format(shown)
+numbers = {"work on the device": "{:.0%}", "B up": "{:,}", "B down": "{:,}"}
+written(arrangements.drop(columns="seconds"), numbers)
 
 # %% [markdown]
 # **Explain:** the rows with a split were recorded on the socket, and the pictures and labels were searched for in every byte that was sent. The
@@ -305,7 +310,7 @@ for chain in CHAINS:
         "test accuracy": accuracy if chain == "raw" else trained_with(chain),
     })
 codecs = pandas.DataFrame(rows).set_index("chain")
-codecs.style.format({"bytes a picture": "{:,.0f}", "likeness": "{:.2f}", "test accuracy": "{:.1%}"})
+written(codecs, {"bytes a picture": "{:,.0f}", "likeness": "{:.2f}", "test accuracy": "{:.1%}"})
 
 # %%
 picture = Picture(figsize=(9, 3.3), layout="constrained")
@@ -404,7 +409,7 @@ table = pandas.DataFrame({
     for heading, count in [("1 known of each class", 1), ("5 known of each class", 5), ("all 719 known", None)]
 })
 rule = (loss_only.argmin(1) == mine_y).float().mean().item()
-table.style.format("{:.1%}")
+written(table, dict.fromkeys(table, "{:.1%}"))
 
 # %%
 bars = {"pure chance": 0.1, **table.iloc[:, 0].to_dict()}
@@ -456,7 +461,7 @@ for name in ("single at pool", "double at pool, flatten"):
 print("of what the double split takes longer, waiting is:",
       ", ".join(f"{name} {share:.0%}" for name, share in waiting.items()))
 print("\nseconds on the link, for a training step of 32 pictures:")
-seconds.style.format("{:.3f}")
+written(seconds, dict.fromkeys(seconds, "{:.3f}"))
 
 # %% [markdown]
 # **Explain:** the double split pays a second round trip and two more messages. The printed line says how much of that is waiting: a good part
