@@ -97,7 +97,7 @@ written(arrangements.drop(columns="seconds"), numbers)
 # %% [markdown]
 # **Explain:** the rows with a split were recorded on the socket, and the pictures and labels were searched for in every byte that was sent. The
 # two rows without a split are what must be sent there: nothing, or the batch itself. The surprise is the second row: **sending the pictures
-# would be the cheapest of all.** Here a split does not save bytes. It decides who sees what, and who computes what.
+# themselves takes far fewer bytes than either split.** Here a split does not save bytes. It decides who sees what, and who computes what.
 #
 # In the single split the labels are found, in the double split they are not. The pictures are in neither.
 #
@@ -348,7 +348,7 @@ se.teach.check("06.3", answer)
 # *from* the labels.
 #
 # Take the smallest C there is: nothing but the loss, cut at `classifier`. For cross-entropy, the gradient of a sample's ten class scores is (p
-# − t)/B: the predicted probabilities, minus 1 at the true class.
+# − t)/B: the predicted probabilities p, minus 1 at the true class (t is 1 there and 0 elsewhere), divided by the batch B.
 #
 # **Predict:** which signs do the ten numbers have?
 
@@ -482,8 +482,7 @@ se.teach.check("06.5", answer)
 # %% [markdown]
 # ## What you have seen
 #
-# - **No split** on the device hides everything and leaves the device with all the work. At the server, it takes the fewest bytes and hides
-#   nothing.
+# - **No split** on the device hides everything and leaves the device with all the work. At the server it sends few bytes, and hides nothing.
 # - A **single split** sends activations, from which a decoder rebuilds the pictures, and it sends the labels.
 # - A **double split** sends neither. Its server can still rebuild pictures if it knows A, and guess most labels if it knows a few.
 # - A later cut and a codec make that harder. Neither makes it impossible, and both have a price.
