@@ -87,7 +87,7 @@ def cancels(browser: Any, server: Server) -> None:
     notebook.run(0)
     view = notebook.explorer()
     for beside in (False, True):
-        if beside:
+        if beside:  # what was used once before answers while a cell runs
             notebook.start(1)
         seconds = []
         for moment in (0.1, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0):

@@ -242,9 +242,13 @@ def test_cancel_stops_a_measurement(explorer: Explorer, view: View) -> None:
     view.train.click()
     assert "Still at work" in view.progress.value
     view.stop.click()
-    assert _wait(view) < 3
-    assert "Cancelled" in view.progress.value and "Nothing measured" in view.trials.value
-    assert "se-busy" not in view.progress.value
+    assert "Cancelled" in view.progress.value and "se-busy" not in view.progress.value
+    view.one.value = 3
+    view.measure.click()  # waits for the one that was cancelled, and runs
+    _wait(view)
+    assert "done in" in view.progress.value and "Nothing measured" not in view.trials.value
+    view.one.value = view.one.max - 3
+    assert "Nothing measured" in view.trials.value
 
 
 def test_a_few_steps_are_trained_and_drawn(explorer: Explorer, view: View) -> None:

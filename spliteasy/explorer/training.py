@@ -42,7 +42,7 @@ class TrainingPlan:
 
 
 class Training:
-    """A run that can be stopped from another thread, also while the server computes.
+    """A run that can be stopped from another thread, also while the server computes; ``cancelled`` is then set.
 
     A network by name trains with a server process of its own; a module of yours, which no server can build, with both
     sides in this process.
@@ -50,14 +50,9 @@ class Training:
 
     def __init__(self, plan: TrainingPlan) -> None:
         self.plan = plan
-        self._cancelled = threading.Event()
+        self.cancelled = threading.Event()
         self._server: LocalServer | None = None
         self._lock = threading.Lock()
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether it was asked to stop."""
-        return self._cancelled.is_set()
 
     def run(
         self,
@@ -75,7 +70,7 @@ class Training:
 
     def cancel(self) -> None:
         """Stop soon, wherever it is; may be called by any thread."""
-        self._cancelled.set()
+        self.cancelled.set()
         self._stop_server()
 
     def _run(self, shown: Callable[[list[StepRecord]], None], progress: Callable[[float, str], None]) -> RunLog:
@@ -101,7 +96,7 @@ class Training:
         return trainer.log
 
     def _check(self) -> None:
-        if self._cancelled.is_set():
+        if self.cancelled.is_set():
             raise Cancelled("Cancelled. The steps so far are shown.")
 
     def _start_server(self) -> str:
@@ -115,4 +110,4 @@ class Training:
         with self._lock:
             server, self._server = self._server, None
         if server is not None:
-            server.stop(patience=0 if self._cancelled.is_set() else 3)
+            server.stop(patience=0 if self.cancelled.is_set() else 3)

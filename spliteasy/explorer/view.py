@@ -37,6 +37,7 @@ from spliteasy.wire import MESSAGES
 __all__ = ["View"]
 
 _CUSTOM = "your own"
+_CANCELLED = "Cancelled. Nothing more is kept or shown."
 _BUSY = "Still at work; press Cancel to stop it."
 
 
@@ -48,6 +49,7 @@ class View:
         self._showing = False
         self._shown: dict[str, Any] = {}
         self._code_shown = False
+        self._announced = False
         self._turn = threading.RLock()  # callbacks may come from two threads: a cell's, and the front end's
         self._worker = Worker()
         self._presets = preset_codecs()
@@ -206,17 +208,30 @@ class View:
         return self._guarded(handle)
 
     def _guarded(self, function: Callable[[Any], None]) -> Callable[[Any], None]:
-        """``function``, with whatever it raises shown in the view, and the controls back at the last good state."""
+        """A callback of a front end: ``function``, with whatever it raises shown in the view."""
 
         def call(argument: Any) -> None:
             with self._turn:
-                try:
-                    function(argument)
-                except Exception as error:
-                    self.problem.value = told(error)
-                    self._show(words=False)
+                self._safely(partial(function, argument))
+                self._announce()
 
         return call
+
+    def _safely(self, function: Callable[[], None]) -> None:
+        """Show what ``function`` raises, and put the controls back at the last good state."""
+        try:
+            function()
+        except Exception as error:
+            self.problem.value = told(error)
+            self._show(words=False)
+
+    def _announce(self) -> None:
+        """Once, from the first callback: a kernel takes a widget's messages on the shell that wrote to it last. That is
+        the cell that made it, and waits while cells run; the shell of callbacks does not."""
+        if not self._announced and not self._showing:
+            self._announced = True
+            for widget in _all_widgets(self.box):
+                widget.send_state("_dom_classes")
 
     def _classes(self, value: int) -> dict[str, Any]:
         if value < 1:
@@ -245,7 +260,8 @@ class View:
 
     def _on_state(self, change: Any) -> None:
         if self._shown != self.state.trait_values():  # once for a change of several traits
-            self._guarded(lambda _: self._show())(None)
+            with self._turn:
+                self._safely(self._show)
 
     def _show(self, words: bool = True) -> None:
         """Put every control and every picture in line with the state; ``words=False`` leaves what was typed."""
@@ -304,62 +320,68 @@ class View:
 
     def _start_measuring(self) -> None:
         plan, cancel = self.state.plan, threading.Event()
-        self._start(partial(self._measure, plan, cancel), cancel.set)
+        self._start(partial(self._measure, plan, cancel), cancel)
 
     def _start_training(self) -> None:
         training, link = Training(self.state.training_plan), LINKS[self.state.link]
-        own = not isinstance(training.plan.network, str)
+        own, cancel = not isinstance(training.plan.network, str), training.cancelled
 
         def show(records: list[StepRecord]) -> None:
-            self.training.value = training_html(records, link, own)
+            if not cancel.is_set():
+                self.training.value = training_html(records, link, own)
 
         def train() -> None:
-            training.run(show, self._progress(lambda: training.cancelled))
+            training.run(show, self._progress(cancel))
 
-        self.training.value = ""
-        self._start(train, training.cancel)
+        if not self._worker.busy:
+            self.training.value = ""
+        self._start(train, cancel, training.cancel)
 
-    def _start(self, work: Callable[[], None], cancel: Callable[[], None]) -> None:
-        """Work on a thread of its own. Cancel is written to here, and not there, so that it answers at once."""
+    def _start(
+        self, work: Callable[[], None], cancelled: threading.Event, cancel: Callable[[], None] | None = None
+    ) -> None:
+        """Work on a thread of its own, until ``cancelled`` is set, which ``cancel`` does."""
         if self._worker.busy:
             self.progress.value = status(_BUSY, busy=True)
             return
         self.problem.value = ""
-        self.stop.send_state("disabled")
         self.progress.value = progress_bar(0.0, "starting")
-        self._worker.start(partial(self._work, work), cancel)
+        self._worker.start(partial(self._work, work, cancelled), cancel or cancelled.set)
 
-    def _work(self, work: Callable[[], None]) -> None:
+    def _work(self, work: Callable[[], None], cancelled: threading.Event) -> None:
         started = time.monotonic()
         try:
             work()
-            self.progress.value = status(f"done in {time.monotonic() - started:.1f} s")
-        except Cancelled as stopped:
-            self.progress.value = status(str(stopped))
+            words = status(f"done in {time.monotonic() - started:.1f} s")
+        except Cancelled:
+            return
         except Exception as error:
-            self.progress.value = told(error)
+            words = told(error)
+        if not cancelled.is_set():
+            self.progress.value = words
 
-    def _measure(self, plan: TrialPlan, cancel: threading.Event) -> None:
-        self.state.remember(run_trial(plan, self._progress(cancel.is_set), cancel))
-        self.show_trials()
+    def _measure(self, plan: TrialPlan, cancelled: threading.Event) -> None:
+        trial = run_trial(plan, self._progress(cancelled), cancelled)
+        if not cancelled.is_set():
+            self.state.remember(trial)
+            self.show_trials()
 
-    def _progress(self, stopped: Callable[[], bool]) -> Callable[[float, str], None]:
+    def _progress(self, cancelled: threading.Event) -> Callable[[float, str], None]:
         """A progress bar that moves at most twenty times a second, and not after Cancel."""
         last = 0.0
 
         def show(fraction: float, doing: str) -> None:
             nonlocal last
-            if not stopped() and time.monotonic() - last > 0.05:
+            if not cancelled.is_set() and time.monotonic() - last > 0.05:
                 last = time.monotonic()
                 self.progress.value = progress_bar(fraction, doing)
 
         return show
 
     def _stop(self) -> None:
-        if self._worker.busy:  # first the words: the worker's own come after them
-            self.progress.value = status("cancelling …", busy=True)
-        if not self._worker.cancel():
-            self.progress.value = status("Nothing is going on.")
+        """Say so at once; the thread, which may be inside a long operation, says nothing more."""
+        running = self._worker.cancel()
+        self.progress.value = status(_CANCELLED if running else "Nothing is going on.")
 
     def _save(self) -> None:
         paths = save_picture(self.state.skyline, self.state.model)

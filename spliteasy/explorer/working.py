@@ -9,28 +9,37 @@ __all__ = ["Worker"]
 
 
 class Worker:
-    """Runs jobs one after the other. A job is a function to run and one that asks it to stop."""
+    """Runs jobs one after the other. A job is a function to run and one that asks it to stop.
+
+    A job that was cancelled may still finish the operation it is in; the next one waits for that on its own thread.
+    """
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
-        self._cancel: Callable[[], None] = lambda: None
+        self._cancel: Callable[[], None] | None = None
 
     @property
     def busy(self) -> bool:
-        """Whether a job runs."""
-        return self._thread is not None and self._thread.is_alive()
+        """Whether a job runs that was not cancelled."""
+        return self._cancel is not None and self._thread is not None and self._thread.is_alive()
 
     def start(self, job: Callable[[], None], cancel: Callable[[], None]) -> None:
-        """Run ``job``; ``cancel`` asks it to stop. The caller sees to it that none is running."""
-        self._cancel = cancel
-        self._thread = threading.Thread(target=job, daemon=True, name="spliteasy-explorer")
+        """Run ``job``; ``cancel`` asks it to stop. The caller sees to it that the worker is not busy."""
+        before, self._cancel = self._thread, cancel
+
+        def run() -> None:
+            if before is not None:
+                before.join()
+            job()
+
+        self._thread = threading.Thread(target=run, daemon=True, name="spliteasy-explorer")
         self._thread.start()
 
     def cancel(self) -> bool:
         """Ask the running job to stop; whether there was one."""
-        running = self.busy
-        if running:
-            self._cancel()
+        running, cancel, self._cancel = self.busy, self._cancel, None
+        if running and cancel is not None:
+            cancel()
         return running
 
     def join(self, timeout: float | None = None) -> None:
