@@ -345,8 +345,8 @@ print(f"the losses are equal to the last bit until step {parted}, and differ fro
 # shows that such a difference is luck.
 #
 # The error neither grows nor shrinks for good. Section 4 says what it should follow: the size of g, counted in spacings of c. So we watch
-# both: before each step, `crossing_tensors` gives c and g of both cuts, and the step's record gives the error. (Without dropout, so that
-# both see the same random-free network.)
+# both: before each step, `crossing_tensors` gives c and g of both cuts, and the step's record gives the error. (The network has no dropout
+# here, so that both see the same one.)
 #
 # **Predict:** where will the points lie?
 
@@ -380,9 +380,10 @@ picture.alt = (
 picture
 
 # %% [markdown]
-# **Explain:** on the line of section 4. The first steps are at its upper end: the last layers' weights are small still, and so is what they
-# send back. Then the gradients grow. Later a batch may bring nothing new, its gradients are tiny while c is as large as before, and the
-# error is up again: **largest where the least is left to learn**.
+# **Explain:** near the line of section 4. The first steps (dark) lie in its middle: the last layers' weights are small still, and so is
+# what they send back. Then gradients grow, and the points go down to the right. Late steps (light) lie at both ends. A batch that brings
+# something new has large gradients; one that the network knows already has tiny ones, while c is as large as before. The error is **largest
+# where the least is left to learn**.
 #
 # **Exercise 04.4.** The loss is a *mean* over the batch. Take `digits_cnn` as it starts (`torch.manual_seed(0)` before `load_model`), split
 # at `("pool", "flatten")`, and one `step` with `backward="auxiliary-label"`: once on the first 16 training pictures, once on the first 256,

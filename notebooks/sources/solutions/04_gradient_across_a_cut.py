@@ -54,7 +54,7 @@ def distance(make, factor):
     for step in range(10):
         parameter.grad = torch.full((1,), factor * (1 + 0.1 * step))
         optimizer.step()
-    return float(1 - parameter)
+    return 1 - parameter.item()
 
 
 optimizers = {
