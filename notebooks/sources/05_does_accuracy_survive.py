@@ -143,8 +143,10 @@ axes.set_title(f"More than two standard errors from raw: {', '.join(told) or 'no
 axes.legend([seeds[0], mean], ["one seed", "mean ± 2 standard errors"],
             frameon=False, fontsize=9, loc="lower left")
 axes.spines[["top", "right"]].set_visible(False)
-picture.alt = "Differences from raw in points, mean and two standard errors: " + "; ".join(
-    f"{chain} {row['difference']:+.2f} ± {2 * row['standard error']:.2f}" for chain, row in compared.iterrows())
+means = "; ".join(
+    f"{chain} {row['difference']:+.2f} ± {2 * row['standard error']:.2f}" for chain, row in compared.iterrows()
+)
+picture.alt = f"Differences from raw in points, mean and two standard errors: {means}."
 picture
 
 # %% [markdown]
@@ -152,9 +154,8 @@ picture
 # luck cancels. For `top 25 %` pairing helps little: the chain changes the training so much that its twin no longer shares its luck.
 #
 # `half` and `4 bits` are not told apart from `raw`. That is not "they lose nothing": it is "if they lose, then by less than we can see",
-# about 0.3 points for the one and half a point for the other. `top 25 %` loses with every one of the four seeds, and its mean is a little
-# more than two standard errors from zero. Is that enough? The rule is made for many seeds. From four numbers the standard error itself is
-# only guessed.
+# some 0.3 points for the one, 0.4 for the other. `top 25 %` loses with every one of the four seeds, and its mean is a little more than two
+# standard errors from zero. Is that enough? The rule is made for many seeds. From four numbers the standard error itself is only guessed.
 #
 # **Predict:** take chains that lose **nothing**, and test them with four seeds. How often does luck alone bring the mean beyond two
 # standard errors?
@@ -191,8 +192,8 @@ se.teach.check("05.2", answer)
 # %% [markdown]
 # ## 3 · What luck looks like
 #
-# Now one chain only, `raw`, and many seeds. By section 1 we need not split for that: the whole network gives the same numbers, faster.
-# (`at` no cut: `()`.)
+# Now one chain only, `raw`, and many seeds. By section 1 we need not split for that: the whole network gives the same numbers, faster. (The
+# cut `()` means no split.)
 #
 # **Predict:** if you report the best of sixteen runs, how far above the mean is it?
 
@@ -229,7 +230,7 @@ axes.set(xlabel="runs to choose from, all of the same chain", ylabel="test accur
 gain = by_test[-1] - luck.test_accuracy.mean()
 axes.set_title(f"The best of 16 runs of one chain is {gain:.1f} points above their mean",
                loc="left", fontsize=11)
-axes.legend(frameon=False, fontsize=9, loc="center right")
+axes.legend(frameon=False, fontsize=9, loc="center right", bbox_to_anchor=(1, 0.3))
 axes.spines[["top", "right"]].set_visible(False)
 picture.alt = (
     "Test accuracy of the best of k runs, k from 1 to 16: chosen by test accuracy it rises from "
@@ -269,6 +270,8 @@ for way in one_way:
           f"mean {pairs.mean():+.1f} ± {pairs.sem():.1f}")
 pairs = accuracy["only backward"] - accuracy["only forward"]
 print(f"backward less forward: mean {pairs.mean():+.1f} ± {pairs.sem():.1f} points (± one standard error)")
+pairs = accuracy["only backward"] - accuracy["top 25 %"]
+print(f"backward less both ways: mean {pairs.mean():+.1f} ± {pairs.sem():.1f} points")
 
 # %% [markdown]
 # **Explain:** here the gradients bear less. The bytes are nearly the same, forward loses nothing that we can see, and backward loses with
@@ -278,8 +281,9 @@ print(f"backward less forward: mean {pairs.mean():+.1f} ± {pairs.sem():.1f} poi
 # too.
 #
 # What four seeds cannot show: how much. They range from two points to seventeen. Nor that coarse messages both ways (`top 25 %` in section
-# 2) do better than backward alone, as the means have it: that difference is well within two standard errors. And it is no law. Put
-# `digits_cnn` with the cut `("pool", "flatten")` in place of the small network, and see whether you can still tell the two ways apart.
+# 2) do better than backward alone, as the means have it: that difference, in the last line, is within two standard errors. And it is no
+# law. Put `digits_cnn` with the cut `("pool", "flatten")` in place of the small network, and see whether you can still tell the two ways
+# apart.
 #
 # ## 5 · Choose here, report there
 #

@@ -182,7 +182,9 @@ def _chosen(answer: Any) -> str:
         taken.chain == right.chain,
         "Is there one with fewer bytes within the limit? If its test column put you off: that may not choose.",
     )
-    return f"Right, and you report {right.test} points, the number of the test pictures, even though it is beyond the limit."
+    return (
+        f"Right, and you report {right.test} points, which the test pictures say, even though it is beyond the limit."
+    )
 
 
 _BATCH, _RAW_BYTES, _CHAIN_BYTES, _COMPUTING = 32, 12000, 2000, 0.004
