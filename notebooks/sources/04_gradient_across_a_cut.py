@@ -105,11 +105,10 @@ se.teach.check("04.1", answer)
 # %% [markdown]
 # ## 3 · The paper's way: an auxiliary label
 #
-# The paper wants ordinary training machinery to do the job: some frameworks only know how to train towards a *label*. So each segment
-# without a loss of its own gets one. With c, what the segment sent, and g, the gradient that came back, it makes a label ĉ near c and the
-# loss
+# The paper lets ordinary training machinery do the job, which trains towards a *label*. So each segment without a loss of its own gets one.
+# With c, what the segment sent, and g, the gradient that came back, it makes a label ĉ near c and the loss
 #
-# $$L = \tfrac12 \sum (\hat c - c)^2$$
+# **L = ½ Σ (ĉ − c)²**
 #
 # and trains on that. The paper prints ĉ = c + g (its Eq. 5). Hold ĉ still and differentiate: ∂L/∂c = −(ĉ − c). With ĉ = c + g this is −g.
 #
@@ -340,9 +339,9 @@ parted = next(step for step, (one, two) in enumerate(pairs) if one != two)
 print(f"the losses are equal to the last bit until step {parted}, and differ from step {parted + 1} on")
 
 # %% [markdown]
-# **Explain:** the auxiliary label learns as well: in 32 bits the error is small, as it was for the paper's networks. One last digit differs
-# in the first step, and some hundred steps later the two networks are not the same. **Do not read the accuracies as a verdict**: lesson 05
-# shows that such a difference is luck.
+# **Explain:** the auxiliary label learns as well: in 32 bits the error is small, as it was for the paper's networks. A few last digits of
+# the gradients differ in the first step, and some hundred steps later the two networks are not the same. **Do not read the accuracies as a
+# verdict**: one run each cannot tell harm from luck, and lesson 05 shows how far luck alone goes.
 #
 # The error neither grows nor shrinks for good. Section 4 says what it should follow: the size of g, counted in spacings of c. So we watch
 # both: before each step, `crossing_tensors` gives c and g of both cuts, and the step's record gives the error. (The network has no dropout
