@@ -374,8 +374,8 @@ picture
 
 # %% [markdown]
 # **Explain:** the 4-bit chain takes as many epochs as `raw` to get there (count the points), and each of its steps is some six times
-# shorter. Not ten times, as the bytes are: the two round trips of 56 ms stay, and so does the computing. One seed each: that a step is
-# shorter follows from bytes and holds for every seed; that both need equally many epochs is a single observation.
+# shorter. Not ten times, as the bytes are: the two round trips stay, 56 ms together, and so does the computing. One seed each: that a step
+# is shorter follows from bytes and holds for every seed; that both need equally many epochs is a single observation.
 #
 # `plot_time` draws the seconds of a step for links of any bandwidth.
 #
@@ -403,7 +403,7 @@ se.teach.check("05.5", answer)
 # - Split training equals whole training to the bit: what costs accuracy is the codec. Or it is luck.
 # - Compare runs of the same seed, and give the standard error: s / √n. Four seeds tell apart what is gross, and no more.
 # - The best of many equal runs looks better than it is. Choose on validation, report on test, and say how many you tried.
-# - Forward and backward are not equally sensitive, and which bears more depends on the network: measure it.
+# - Forward and backward need not be equally sensitive. Which bears more may depend on the network: measure it.
 # - Judge by accuracy against seconds. A chain pays below a bandwidth that you can compute.
 #
 # **Go on** with `06_who_sees_what.ipynb`.
