@@ -21,7 +21,6 @@ import pandas
 import torch
 
 import spliteasy as se
-from spliteasy.crossing import crossing_tensors
 from spliteasy.pictures import Picture  # a matplotlib Figure that shows itself
 
 train, test = se.data.digits()          # 8×8 pictures of handwritten digits
@@ -54,7 +53,7 @@ print(digits_split(("pool", "flatten")))
 # %%
 server = se.LocalServer().start()
 split = digits_split(("pool", "flatten"))
-expected = crossing_tensors(split, x, y)    # what the first step will send, computed here; changes nothing
+expected = se.crossing_tensors(split, x, y)    # what the first step will send, computed here; changes nothing
 
 with (
     se.teach.Recorder(server.url, keep=True) as recorder,

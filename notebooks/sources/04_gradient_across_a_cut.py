@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import nn
 
 import spliteasy as se
-from spliteasy.crossing import crossing_tensors
 from spliteasy.pictures import Picture  # a matplotlib Figure that shows itself
 
 # %% [markdown]
@@ -225,7 +224,7 @@ for name, dtype in types.items():
 # **Explain:** what comes back is g rounded to a multiple of the spacing around c − g. A g much larger than the spacing keeps most of its
 # digits. One below half a spacing is gone: c − g rounds to c, and the label says "you are there".
 #
-# Now with real messages. `crossing_tensors` runs one training step of a split network and returns what crosses: we take c from `outputs` (B
+# Now with real messages. `se.crossing_tensors` runs one training step of a split network and returns what crosses: we take c from `outputs` (B
 # → C) and g from `output_gradients` (C → B), and let g shrink, as gradients do when a network has learned, or a batch is large.
 #
 # **Predict:** the errors of three number formats, drawn against the size of g: three curves far apart. What if the size of g is counted in
@@ -234,7 +233,7 @@ for name, dtype in types.items():
 # %%
 torch.manual_seed(0)
 split = se.split(se.load_model("digits_cnn"), at=("pool", "flatten"), input_shape=(1, 8, 8))
-messages = crossing_tensors(split, digits[:32], labels[:32])
+messages = se.crossing_tensors(split, digits[:32], labels[:32])
 (c,), (g,) = messages["outputs"], messages["output_gradients"]
 
 
@@ -344,7 +343,7 @@ print(f"the losses are equal to the last bit until step {parted}, and differ fro
 # verdict**: one run each cannot tell harm from luck, and lesson 05 shows how far luck alone goes.
 #
 # The error neither grows nor shrinks for good. Section 4 says what it should follow: the size of g, counted in spacings of c. So we watch
-# both: before each step, `crossing_tensors` gives c and g of both cuts, and the step's record gives the error. (The network has no dropout
+# both: before each step, `se.crossing_tensors` gives c and g of both cuts, and the step's record gives the error. (The network has no dropout
 # here, so that both see the same one.)
 #
 # **Predict:** where will the points lie?
@@ -355,7 +354,7 @@ sizes, recorded = [], []
 with se.Trainer(split, backward="auxiliary-label", optimizer=optimizer) as trainer:
     for epoch in range(3):
         for x, y in se.data.loader(train, batch=32, seed=epoch):
-            messages = crossing_tensors(split, x, y)
+            messages = se.crossing_tensors(split, x, y)
             pairs = (("activations", "input_gradients"), ("outputs", "output_gradients"))
             counted = [size(messages[g][0]) / size(spacing(messages[c][0])) for c, g in pairs]
             sizes.append(min(counted))      # the record, too, has the worse of the two cuts
@@ -406,7 +405,7 @@ se.teach.check("04.4", answer)
 torch.manual_seed(0)
 model = se.load_model("densenet121", num_classes=10)
 densenet = se.split(model, at="features.pool0", input_shape=(3, 224, 224))
-(gradient,) = crossing_tensors(densenet, se.data.photos(4, 224), torch.arange(4))["input_gradients"]
+(gradient,) = se.crossing_tensors(densenet, se.data.photos(4, 224), torch.arange(4))["input_gradients"]
 
 subnormal = (gradient.abs() < 2**-14).double().mean()
 print(f"{tuple(gradient.shape)}: {gradient.numel():,} gradients, the largest {gradient.abs().max():.1e}")
@@ -461,7 +460,7 @@ picture
 # **Predict:** for how many of the 256 pictures does plain `.half()` lose more than a tenth of the gradient?
 
 # %%
-(known,) = crossing_tensors(trained, digits, labels)["input_gradients"]
+(known,) = se.crossing_tensors(trained, digits, labels)["input_gradients"]
 
 
 def by_picture(decoded):

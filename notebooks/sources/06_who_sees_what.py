@@ -20,7 +20,6 @@ import torch
 from torch.utils.data import TensorDataset
 
 import spliteasy as se
-from spliteasy.crossing import crossing_tensors
 from spliteasy.pictures import Picture  # a matplotlib Figure that shows itself
 
 torch.set_num_threads(1)                             # a small network is faster on one
@@ -392,7 +391,7 @@ se.teach.check("06.4", answer)
 
 # %%
 hidden = step_on_the_wire(model, ("pool", "flatten"))
-theirs = crossing_tensors(cut(model, ("pool", "flatten")), own, own_y)    # from the server's own device
+theirs = se.crossing_tensors(cut(model, ("pool", "flatten")), own, own_y)    # from the server's own device
 chances = {"activations": "at pool", "outputs": "at flatten", "output_gradients": "at flatten"}
 
 

@@ -113,7 +113,7 @@ class View:
         self.mode = widgets.ToggleButtons(
             options=[("single: A | B", SINGLE), ("double: A | B | C", DOUBLE)],
             description="Split",
-            style={"description_width": "64px", "button_width": "116px"},
+            style={"description_width": "64px", "button_width": "130px"},
             tooltips=["A on the device, B on the server", "A and C on the device, B on the server"],
         )
         options = [(f"{name}: {bandwidth(link, short=True)}", name) for name, link in LINKS.items()]
@@ -122,7 +122,7 @@ class View:
         self.log = widgets.ToggleButtons(
             options=[("linear", False), ("log", True)],
             description="Bytes",
-            style={"description_width": "44px", "button_width": "54px"},
+            style={"description_width": "44px", "button_width": "64px"},
         )
 
     def _make_cuts(self) -> None:
