@@ -60,7 +60,10 @@ def moves(browser: Any, server: Server, name: str, count: int) -> None:
     view = notebook.explorer()
     view.locator(".noUi-handle:visible").first.focus()
     taken = notebook.page.evaluate(MOVE, count)
-    print(f"{name}: a moved cut {statistics.median(taken):.0f} ms median, {max(taken):.0f} ms at most", flush=True)
+    words = (
+        f"{statistics.median(taken):.0f} ms median, {max(taken):.0f} ms at most (move {taken.index(max(taken)) + 1})"
+    )
+    print(f"{name}: a moved cut {words}", flush=True)
     notebook.page.close()
 
 

@@ -78,16 +78,16 @@ def static_html(picture: Skyline, facts: Facts, image: bytes) -> str:
         for segment in facts.segments
     )
     messages = "".join(
-        f"<tr><td>{message.name}</td><td>{message.sender} → {message.receiver}</td>"
+        f"<tr><td>{message.name}</td><td>{message.sender}\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}{message.receiver}</td>"
         f"<td>{escape(arithmetic(message.tensors))}</td><td>{duration(message.seconds)}</td></tr>"
         for message in facts.messages
     )
-    link = f"{escape(facts.link.name)} ({bandwidth(facts.link)})"
+    link = f"{escape(facts.link.name)}: {bandwidth(facts.link, short=True)}"
     return (
         f'<img src="data:image/png;base64,{source}" alt="{escape(picture.summary)}">'
         "<table><thead><tr><th>segment</th><th>runs on</th><th>operations</th><th>parameters</th>"
         f"<th>multiply-accumulates a sample</th></tr></thead><tbody>{rows}</tbody></table>"
-        f"<table><thead><tr><th>message</th><th>way</th><th>raw size</th><th>on the link {link}</th></tr></thead>"
+        f"<table><thead><tr><th>message</th><th>way</th><th>raw size</th><th>on {link}</th></tr></thead>"
         f"<tbody>{messages}<tr><td>one training step</td><td></td><td>{size(facts.nbytes)}</td>"
         f"<td>{duration(facts.seconds)}, {facts.calls} round trip{'s' if facts.calls > 1 else ''} included</td></tr>"
         "</tbody></table>"
