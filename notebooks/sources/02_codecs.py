@@ -46,7 +46,7 @@ def before_and_after(chains, sample=0, filter=None):
     words = []
     if filter is None:
         filter = int(activation[sample].flatten(1).std(1).argmax())
-    picture = Picture(figsize=(9, 2.9 * len(chains)), layout="constrained")
+    picture = Picture(figsize=(7.2, 2.4 * len(chains)), layout="constrained")
     top = float(activation[sample, filter].max())
     for axes, text in zip(picture.subplots(len(chains), 3, squeeze=False), chains, strict=True):
         chain = se.codec(text)
@@ -59,7 +59,7 @@ def before_and_after(chains, sample=0, filter=None):
         looks = (value, value, error)
         for axis, tensor, title, look in zip(axes, shown, titles, looks, strict=True):
             axis.imshow(tensor, **look)
-            axis.set_title(title, fontsize=9)
+            axis.set_title(title, fontsize=8)
             axis.axis("off")
     picture.alt = "A feature map before, after, and their difference. " + "; ".join(words)
     return picture
@@ -99,10 +99,12 @@ se.teach.check("02.2", answer)
 # %%
 import pandas
 
+torch.set_num_threads(1)          # small networks train faster on one
 torch.manual_seed(0)
 train, test = se.data.digits()
 digits = se.split(se.load_model("digits_cnn"), at="pool", input_shape=(1, 8, 8))
-se.Trainer(digits, optimizer={"name": "SGD", "lr": 0.05, "momentum": 0.9}).fit(se.data.loader(train, 32, seed=0), progress=False)
+trainer = se.Trainer(digits, optimizer={"name": "SGD", "lr": 0.05, "momentum": 0.9})
+trainer.fit(se.data.loader(train, 32, seed=0), progress=False)
 batch = next(iter(se.data.loader(train, 128, seed=1)))
 maps = digits.a(batch[0]).detach()
 
@@ -159,7 +161,7 @@ study = se.sweep(
     "digits",
     seeds=2,
     epochs=3,
-    threads=1,        # small networks train faster on one
+    threads=1,
     progress=False,
 )
 study.table.set_index("chain")[["test_accuracy", "test_difference", "test_difference_sd", "saving"]].round(3)
@@ -262,6 +264,6 @@ se.teach.check("02.4", answer)
 #
 # **Go on** with `03_what_crosses.ipynb`: what is really in a frame. Answers and reasons are in `solutions/02_codecs.ipynb`.
 #
-# *References:* Palanisamy, Khimani, Moti, Chatzopoulos, *SplitEasy*, HotMobile '21, [arXiv 2011.04232](https://arxiv.org/abs/2011.04232), which names
-# compression as future work. Zheng et al., *Randomized Top-k Sparsification*, [arXiv 2305.18469](https://arxiv.org/abs/2305.18469). Hsieh et al., *C3-SL*,
-# [arXiv 2207.12397](https://arxiv.org/abs/2207.12397).
+# *References:* Palanisamy, Khimani, Moti, Chatzopoulos, *SplitEasy*, HotMobile '21, [arXiv 2011.04232](https://arxiv.org/abs/2011.04232),
+# which names compression as future work. Zheng et al., *Randomized Top-k Sparsification*, [arXiv
+# 2305.18469](https://arxiv.org/abs/2305.18469). Hsieh et al., *C3-SL*, [arXiv 2207.12397](https://arxiv.org/abs/2207.12397).

@@ -29,7 +29,7 @@ def _cut(name: str, batch: int) -> Cut:
 
 @exercise(
     "00.1",
-    "How many bytes does A send for a batch of 64 pictures if the network is cut after relu3 and nothing is compressed?",
+    "How many bytes does A send for a batch of 64 pictures if the network is cut after relu3, uncompressed?",
 )
 def _bytes(answer: Any) -> str:
     cut = _cut("relu3", 64)
@@ -50,7 +50,7 @@ def _bytes(answer: Any) -> str:
 def _message(answer: Any) -> str:
     found = choice(answer, MESSAGES)
     expect(found in _UP, "That message is sent by the server. Look for one that leaves the device.")
-    expect(found == _UP[1], "The activations are what A makes of the pictures; no label has entered yet. Where does it?")
+    expect(found == _UP[1], "The activations are what A makes of the pictures; no label has entered yet. Where is it?")
     return "Right. So labels do not travel, but what is computed from them does: lesson 06 asks how much that tells."
 
 
@@ -92,7 +92,7 @@ def _uplink(answer: Any) -> str:
             "or fewer bits of each.",
         )
     times = sum(sizes[message].raw for message in _UP) / sum(sizes[message].frame for message in _UP)
-    return f"Right: {times:.1f} times fewer bytes up. Many links are slower up than down, so this is where to save first."
+    return f"Right: {times:.1f} times fewer bytes up. Many links are slower up than down: save there first."
 
 
 EXERCISES: tuple[Exercise, ...] = (_bytes, _message, _uplink)

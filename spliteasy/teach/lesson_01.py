@@ -29,8 +29,8 @@ def _cuts(name: str, batch: int) -> Cuts:
 
 @exercise(
     "01.1",
-    "DenseNet-121 is cut after features.pool0 in a single split, batch 16. How many MB (10⁶ bytes) cross the wire in one "
-    "training step, both directions together, nothing compressed?",
+    "DenseNet-121 is cut after features.pool0 in a single split, batch 16. How many MB (10⁶ bytes) cross the wire in "
+    "one training step, both directions together, nothing compressed?",
 )
 def _megabytes(answer: Any) -> str:
     value, once = number(answer, "a number of MB"), _cuts("densenet121", 16)["features.pool0"].nbytes / 1e6
@@ -68,8 +68,8 @@ def _expected(cuts: Cuts, share: float, first: int = 1) -> Cut:
 
 @exercise(
     "01.3",
-    "Write a function of (cuts, share) that returns the name of the cut that sends the fewest bytes while the device does "
-    "at most that share of the multiply-accumulates; the input itself is not allowed.",
+    "Write a function of (cuts, share) that returns the name of the cut that sends the fewest bytes while the device "
+    "does at most that share of the multiply-accumulates; the input itself is not allowed.",
 )
 def _best(answer: Any) -> str:
     expect(callable(answer) and not isinstance(answer, type), "Give a function: answer = best_cut, without calling it.")
@@ -99,8 +99,8 @@ def _called(function: Callable[..., Any], cuts: Cuts, share: float) -> object:
 
 @exercise(
     "01.4",
-    "The link is se.LINKS['4g'], ResNet-50 is cut after maxpool in a single split, nothing is compressed. A step may spend "
-    "10 seconds on the link. How many pictures can a batch have at most?",
+    "The link is se.LINKS['4g'], ResNet-50 is cut after maxpool in a single split, nothing is compressed. A step may "
+    "spend 10 seconds on the link. How many pictures can a batch have at most?",
 )
 def _batch(answer: Any) -> str:
     link, one = LINKS["4g"], _cuts("resnet50", 1)["maxpool"].nbytes

@@ -32,9 +32,12 @@ def _bitmap(answer: Any) -> str:
     expect(abs(value - 32 / (16 * kept)) > 0.1, "The other side must also learn where the kept values stood.")
     expect(abs(value - 1 / kept) > 0.1, "That is a tenth of the values at full width. Here they have 16 bits.")
     expect(abs(value - 32 / (32 * kept + 1)) > 0.1, "fp16 halves the width of the values that are kept.")
-    expect(abs(value - 32 / (16 * kept + 32 * kept)) > 0.1, "That takes a 32-bit position for each. Here: a bit an element.")
+    expect(
+        abs(value - 32 / (16 * kept + 32 * kept)) > 0.1,
+        "That is a 32-bit position for each. Here: a bit an element.",
+    )
     expect(abs(value - 1 / right) > 0.01, "That is what is left, as a share. How many times smaller is it?")
-    near(value, right, "Count bits for each element of the tensor: one to say whether, and a tenth of the time 16 more.")
+    near(value, right, "Count bits for each element: one to say whether, and a tenth of the time 16 more.")
     return (
         f"Right: {right:.1f}. At a tenth the positions are more than a third of the frame, so they deserve a coder of "
         "their own."
@@ -69,11 +72,11 @@ def _chain(answer: Any) -> str:
     expect(small or near_enough, f"{found}: too large and too far off at once. Try another kind of codec first.")
     expect(
         near_enough,
-        f"{found}: small enough, but too much is lost. Leaving values out loses what is faint; which codec of the table "
-        "keeps what is smooth?",
+        f"{found}: small enough, but too much is lost. Leaving values out loses what is faint; which codec of the "
+        "lesson keeps what is smooth?",
     )
-    expect(small, f"{found}: near enough, not small enough. Ask the first codec for less, or put a coarser one behind it.")
-    return f"Right: {found}. Feature maps of photographs are smooth, and a codec that knows it wins. Would it on digits?"
+    expect(small, f"{found}: near enough, not small enough. Ask the first codec for less, or add a coarser one.")
+    return f"Right: {found}. Maps of photographs are smooth, and a codec that knows it wins. Would it on digits?"
 
 
 @exercise(
@@ -88,7 +91,7 @@ def _bandwidth(answer: Any) -> str:
     expect(abs(value - _break_even(10, float("inf"), 400)) > 10, "This side has to encode as well.")
     expect(abs(value - _break_even(float("inf"), 200, 400)) > 10, "A tenth is still sent: its time counts too.")
     expect(value not in (200, 1600), "Encoding alone does not decide. Compare the time of both ways for one megabyte.")
-    near(value, right, "Write down the seconds of one MB both ways, with the bandwidth as unknown, and make them equal.")
+    near(value, right, "Write down the seconds of one MB both ways, the bandwidth unknown, and make them equal.")
     return f"Right: {right:.0f} Mbit/s. On a faster link the chain costs more time than it saves."
 
 
@@ -119,18 +122,18 @@ def _adjoint(answer: Any) -> str:
         expect(isinstance(found, torch.Tensor), f"Return a tensor; yours returned {type(found).__name__}.")
         expect(
             tuple(found.shape) == shape,
-            f"The gradient has the shape of the input, {shape}; yours has {tuple(found.shape)}. Where nothing was sent, "
-            "it is zero.",
+            f"The gradient has the shape of the input, {shape}; yours has {tuple(found.shape)}. Where nothing was "
+            "sent, it is zero.",
         )
         square = 4 * avg_pool2d(gradient, 2)
-        expect(not _same(found, _stretched(gradient[..., ::2, ::2])), "That is what halved does to the gradient itself.")
+        expect(not _same(found, _stretched(gradient[..., ::2, ::2])), "That is what halved does to the gradient.")
         expect(not _same(found, _stretched(square)), "Three of four inputs were never sent. What is their gradient?")
-        expect(not _same(found, kept / 4), "That is the mean over each square. Each of the four outputs counts in full.")
+        expect(not _same(found, kept / 4), "That is the mean over each square. Each of the four counts in full.")
         only = torch.zeros(shape)
         only[..., ::2, ::2] = gradient[..., ::2, ::2]
         expect(not _same(found, only), "A kept value appears in four places of the output. Do all four count?")
         expect(_same(found, kept), "Follow one kept value: which outputs does it reach? And one that was left out?")
-    return "Right: the sum over each square, in the place of the value that was kept. It needs no more bytes than the other."
+    return "Right: the sum over each square, in the place of the value that was kept. It needs no more bytes."
 
 
 def _stretched(small: torch.Tensor) -> torch.Tensor:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from wrong_answers import Made
-
 import spliteasy as se
+from wrong_answers import Made
 
 WRONG: dict[str, list[Any]] = {
     "00.1": [

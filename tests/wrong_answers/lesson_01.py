@@ -33,7 +33,13 @@ WRONG: dict[str, list[Any]] = {
     "01.1": [ONCE, 4 * ONCE, 2 * ONCE / 16, 2 * ONCE / 4, 2e6 * ONCE, 0.0],
     "01.2": [0.2, 0.5, 4.0, 80, 512 * 28 * 28 * 4],
     "01.3": [
-        no_input_rule, no_share, the_last_allowed, parameters_not_work, a_cut_not_a_name, "maxpool", lambda cuts: cuts,
-    ],  # fmt: skip
+        no_input_rule,
+        no_share,
+        the_last_allowed,
+        parameters_not_work,
+        a_cut_not_a_name,
+        "maxpool",
+        lambda cuts: cuts,
+    ],
     "01.4": [6.887, 7, 13, 14, 55, 32, se.LINKS["4g"].seconds(25_690_112, 25_690_112)],
 }

@@ -26,7 +26,7 @@ se.teach.check("02.1", answer)
 torch.manual_seed(0)
 split = se.split(se.load_model("resnet18", num_classes=10), at="maxpool", input_shape=(3, 224, 224))
 activation = split.a(se.data.photos(4, 224)).detach()
-for chain in ["int4(64) | zstd(1)", "topk(0.1) | fp16 | zstd(1)", "dct(16) | fp16 | zstd(1)", "dct(16) | int8 | zstd(1)"]:
+for chain in ["int4(64) | zstd(1)", "topk(0.1) | fp16 | zstd(1)", "dct(16) | fp16", "dct(16) | int8 | zstd(1)"]:
     row = se.measure(chain, activation, repeats=1)
     print(f"{chain:28} {row.ratio:5.1f} times smaller, relative error {row.relative_l2:.2f}")
 answer = "dct(16) | int8 | zstd(1)"
@@ -42,8 +42,8 @@ print(f"{answer:.0f} Mbit/s")
 se.teach.check("02.3", answer)
 
 # %% [markdown]
-# **02.4** Follow one kept value: it appears in four places of the output, so its gradient is the **sum** of the four. A value that was left out appears
-# nowhere, so its gradient is **zero**. Such a map is called the *adjoint*. It needs one value for each square, as many as before.
+# **02.4** Follow one kept value: it appears in four places of the output, so its gradient is the **sum** of the four. A value that was left
+# out appears nowhere, so its gradient is **zero**. Such a map is called the *adjoint*. It needs one value for each square, as many as before.
 
 # %%
 def input_gradient(output_gradient):
