@@ -160,7 +160,7 @@ study = se.sweep(
     },
     "digits",
     seeds=2,
-    epochs=3,
+    epochs=2,
     threads=1,
     progress=False,
 )

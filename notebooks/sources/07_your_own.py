@@ -300,9 +300,6 @@ for name, codecs in {"raw": "raw", "log8": "log8 | zstd(1)"}.items():
     saving = log.summary()["saving"]["total"]
     print(f"{name:5} test accuracy {result.accuracy:.0%} of {result.samples} tiles, {saving:.1f} times fewer bytes")
 
-# %%
-log.plot()
-
 # %% [markdown]
 # **Explain:** none that 104 tiles could show: one tile is a whole point, and another seed moves it by several. A quarter would be right by chance.
 #
