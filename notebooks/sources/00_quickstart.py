@@ -72,7 +72,7 @@ print("equal to the bit:", torch.equal(whole, parts))
 # %%
 whole = copy.deepcopy(model).train()
 optimizer = torch.optim.SGD(whole.parameters(), lr=0.05, momentum=0.9)
-trainer = se.Trainer(split, optimizer={"name": "SGD", "lr": 0.05, "momentum": 0.9})   # no server: one process
+trainer = se.Trainer(split, optimizer={"name": "SGD", "lr": 0.05, "momentum": 0.9})     # one process
 
 for step, (x, y) in enumerate(se.data.loader(train, batch=32, seed=0)):
     torch.manual_seed(se.step_seed(0, step))          # dropout draws the same numbers in both
@@ -162,8 +162,8 @@ compressed
 # %% [markdown]
 # **Explain:** `saving` is how many times fewer bytes went over the socket. For the two messages at the first cut: a quarter of the values at
 # half their width is eight times fewer, less what it takes to say *which* quarter. At the second cut zstd finds the zeros that the rectifier
-# leaves in the `outputs`; their gradients have fewer, so they shrink less. The accuracy moved by about as much as it would with another seed:
-# one run cannot tell harm from luck. Lesson 05 is about that.
+# leaves in the `outputs`; their gradients have fewer, so they shrink less. The accuracy moved as well. With another
+# seed it moves too, by a point or three: one run cannot tell harm from luck. Lesson 05 is about that.
 #
 # **Exercise 00.3.** Many links are slower up than down. Write an `se.Codecs` that makes **both messages that the device sends** at least three
 # times smaller, and leaves both that it receives `raw`. An 8-bit codec is called `int8`.

@@ -107,10 +107,10 @@ print(f"{best.name} sends the least: {best.nbytes / 1e6:.1f} MB")
 # %%
 explorer.state.update(chain="topk(0.1) | fp16 | zstd(1)")
 for row in explorer.measure().messages:
-    print(f"{row.message} at {row.cut}: {row.ratio:.1f} times smaller, relative error {row.relative_l2:.2f}")
+    print(f"{row.message} at {row.cut}: {row.ratio:.1f} times smaller, error {row.relative_l2:.2f}")
 
 # %% [markdown]
-# Times smaller, and wrong by so much: whether a network minds is the question of the next lesson.
+# *Error* is the length of what is wrong by the length of the tensor. Whether a network minds is the question of the next lesson.
 #
 # **Exercise 01.3.** Write a function of `(cuts, share)` that returns the **name** of the cut that sends the fewest bytes while the device does
 # at most that share of the multiply-accumulates. The input itself is not allowed. It is tried on networks that you have not seen here.
@@ -132,8 +132,8 @@ inception = se.load_model("timm/inception_resnet_v2")
 cuts = se.find_cuts(inception, input_shape=(3, 299, 299), batch=1)
 
 table = {   # as the paper prints it
-    "conv2d_1a": "149·149·32", "conv2d_2a": "147·147·32", "conv2d_2b": "147·147·64", "maxpool_3a": "73·73·64",
-    "conv2d_3b": "73·73·80", "conv2d_4a": "71·71·192", "maxpool_5a": "35·35·192",
+    "conv2d_1a": "149·149·32", "conv2d_2a": "147·147·32", "conv2d_2b": "147·147·64",
+    "maxpool_3a": "73·73·64", "conv2d_3b": "73·73·80", "conv2d_4a": "71·71·192", "maxpool_5a": "35·35·192",
 }
 for layer, (name, paper) in enumerate(table.items(), start=1):
     filters, rows, columns = cuts[name].tensors[0].shape[1:]

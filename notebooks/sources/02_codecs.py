@@ -22,10 +22,10 @@ torch.manual_seed(0)
 model = se.load_model("resnet18", num_classes=10)
 split = se.split(model, at="maxpool", input_shape=(3, 224, 224))
 
-pictures = se.data.photos(4, 224)                 # patches of the two photographs that come with scikit-learn
+pictures = se.data.photos(4, 224)                 # from the two photographs that come with scikit-learn
 activation = split.a(pictures).detach()           # what A sends
 zeros = (activation == 0).double().mean()
-print(f"{tuple(activation.shape)}: {activation.numel():,} values, {activation.nbytes / 1e6:.2f} MB, {zeros:.0%} zeros")
+print(f"{tuple(activation.shape)}: {activation.nbytes / 1e6:.2f} MB, {zeros:.0%} of the values are zero")
 
 
 # %% [markdown]
@@ -52,10 +52,12 @@ def before_and_after(chains, sample=0, filter=None):
         chain = se.codec(text)
         frame = chain.encode(activation)
         decoded = chain.decode(frame)
-        shown = (activation[sample, filter], decoded[sample, filter], (decoded - activation)[sample, filter])
-        words.append(f"{text}: {activation.nbytes / len(frame):.1f} times smaller")
-        titles = ("before", f"after {text}", f"difference × 4   ({activation.nbytes / len(frame):.1f} times smaller)")
-        value, error = ({"cmap": "magma", "vmin": 0, "vmax": top}, {"cmap": "RdBu", "vmin": -top / 4, "vmax": top / 4})
+        shown = [tensor[sample, filter] for tensor in (activation, decoded, decoded - activation)]
+        smaller = f"{activation.nbytes / len(frame):.1f} times smaller"
+        words.append(f"{text}: {smaller}")
+        titles = ("before", f"after {text}", f"difference × 4   ({smaller})")
+        value = {"cmap": "magma", "vmin": 0, "vmax": top}
+        error = {"cmap": "RdBu", "vmin": -top / 4, "vmax": top / 4}
         looks = (value, value, error)
         for axis, tensor, title, look in zip(axes, shown, titles, looks, strict=True):
             axis.imshow(tensor, **look)
@@ -64,7 +66,9 @@ def before_and_after(chains, sample=0, filter=None):
     picture.alt = "A feature map before, after, and their difference. " + "; ".join(words)
     return picture
 
-before_and_after(["int8 | zstd(1)", "int4(64) | zstd(1)", "topk(0.1) | fp16 | zstd(1)", "dct(16) | fp16 | zstd(1)"])
+before_and_after([
+    "int8 | zstd(1)", "int4(64) | zstd(1)", "topk(0.1) | fp16 | zstd(1)", "dct(16) | fp16 | zstd(1)",
+])
 
 # %% [markdown]
 # **Explain:** rounding is a little wrong everywhere; eight bits cannot be told from the original by eye. Top-k keeps what is bright **exactly**
@@ -109,12 +113,14 @@ batch = next(iter(se.data.loader(train, 128, seed=1)))
 maps = digits.a(batch[0]).detach()
 
 rows = []
-for text in ["raw", "zstd(3)", "zvc | shuffle | zstd(1)", "fp16 | zstd(1)", "int8 | zstd(1)", "int4(64) | zstd(1)",
-             "topk(0.3) | fp16 | zstd(1)", "topk(0.1) | fp16 | zstd(1)", "topk(0.01) | fp16 | zstd(1)", "sign"]:
+for text in ["raw", "zstd(3)", "zvc | shuffle | zstd(1)", "fp16 | zstd(1)",
+             "int8 | zstd(1)", "int4(64) | zstd(1)", "topk(0.3) | fp16 | zstd(1)",
+             "topk(0.1) | fp16 | zstd(1)", "topk(0.01) | fp16 | zstd(1)", "sign"]:
     row = se.measure(text, maps, split=digits, batch=batch)
     rows.append({
-        "chain": text, "ratio": row.ratio, "relative error": row.relative_l2, "gradient cosine": row.gradient_cosine,
-        "floor / frame": row.floor_ratio, "encode MB/s": row.encode_mb_per_s, "decode MB/s": row.decode_mb_per_s,
+        "chain": text, "ratio": row.ratio, "relative error": row.relative_l2,
+        "gradient cosine": row.gradient_cosine, "floor / frame": row.floor_ratio,
+        "encode MB/s": row.encode_mb_per_s, "decode MB/s": row.decode_mb_per_s,
     })
 table = pandas.DataFrame(rows).set_index("chain")
 three, whole = "{:.3f}", "{:,.0f}"
@@ -160,11 +166,12 @@ study = se.sweep(
     },
     "digits",
     seeds=2,
-    epochs=2,
+    epochs=3,
     threads=1,
     progress=False,
 )
-study.table.set_index("chain")[["test_accuracy", "test_difference", "test_difference_sd", "saving"]].round(3)
+columns = ["test_accuracy", "test_difference", "test_difference_sd", "saving"]
+study.table.set_index("chain")[columns].round(3)
 
 # %%
 study.plot_frontier()
@@ -251,7 +258,7 @@ log.summary()[["raw", "frame", "saving"]].round(1)
 # gradient of its input. (Codecs such as `topk(0.1, reuse=True)`, `pca` and `c3` send the true one.)
 
 # %%
-answer = ...   # a function of one tensor: def input_gradient(output_gradient): ...; then answer = input_gradient
+answer = ...   # a function: def input_gradient(output_gradient): ...; then answer = input_gradient
 se.teach.check("02.4", answer)
 
 # %% [markdown]
