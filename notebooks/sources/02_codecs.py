@@ -46,7 +46,7 @@ def before_and_after(chains, sample=0, filter=None):
     words = []
     if filter is None:
         filter = int(activation[sample].flatten(1).std(1).argmax())
-    picture = Picture(figsize=(7.2, 2.4 * len(chains)), layout="constrained")
+    picture = Picture(figsize=(6.4, 2.15 * len(chains)), layout="constrained")
     top = float(activation[sample, filter].max())
     for axes, text in zip(picture.subplots(len(chains), 3, squeeze=False), chains, strict=True):
         chain = se.codec(text)
@@ -60,7 +60,7 @@ def before_and_after(chains, sample=0, filter=None):
         error = {"cmap": "RdBu", "vmin": -top / 4, "vmax": top / 4}
         looks = (value, value, error)
         for axis, tensor, title, look in zip(axes, shown, titles, looks, strict=True):
-            axis.imshow(tensor, **look)
+            axis.imshow(tensor, interpolation="nearest", **look)
             axis.set_title(title, fontsize=8)
             axis.axis("off")
     picture.alt = "A feature map before, after, and their difference. " + "; ".join(words)

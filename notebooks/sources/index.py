@@ -21,14 +21,15 @@
 #
 # - **Run a cell** with Shift+Enter, in order from the top. If something looks wrong, choose *Run → Run All Above Selected Cell*.
 # - At every **Predict**, make up your mind before you run the next cell. **Explain** says what was seen and why.
-# - An **Exercise** is a cell that begins with `answer = ...`. Put your answer in place of the dots and run it. `se.teach.check` says whether it is right; if
-#   not, it gives a hint. Try as often as you like.
+# - An **Exercise** is a cell that begins with `answer = ...`. Put your answer in place of the dots and run it. `se.teach.check` says
+#   whether it is right; if not, it gives a hint. Try as often as you like.
 # - Answers, and the reasons for them, are in the folder [solutions](solutions), a notebook for each lesson.
 # - These are your copies: change what you like. Delete one and start `spliteasy lab` again to have it back as it was.
 #
 # ## What the lessons need
 #
-# No internet, no GPU and no downloads: the data come with scikit-learn (digits, two photographs, a table). Each lesson computes for less than a minute on two
-# cores, with some 2 GB of memory. Where a lesson starts a server, it is a process on this machine that listens on loopback only and stops with the lesson.
+# No internet, no GPU and no downloads: the data come with scikit-learn (digits, two photographs, a table). Each lesson computes for less
+# than a minute on two cores, with some 2 GB of memory. Where a lesson starts a server, it is a process on this machine that listens on
+# loopback only and stops with the lesson.
 #
 # Those who teach with it find a two-hour plan, common confusions and a way to grade in `docs/teaching.md` of the repository.

@@ -14,8 +14,8 @@ torch.set_num_threads(1)
 
 
 # %% [markdown]
-# **07.1** A *waist*: pool twice, or take few maps. 8 maps of 8 × 8 floats are 2,048 bytes. The skip lies behind the waist here; around it, it would have to
-# cross as well, and the cut would be no narrower for it.
+# **07.1** A *waist*: pool twice, or take few maps. 8 maps of 8 × 8 floats are 2,048 bytes. The skip lies behind the waist here; around it,
+# it would have to cross as well, and the cut would be no narrower for it.
 
 # %%
 class Waist(nn.Module):
@@ -37,8 +37,9 @@ se.teach.check("07.1", answer)
 
 
 # %% [markdown]
-# **07.2** `torch.where` computes both ways and takes one. The condition stays the mean of the whole tensor, one number; asking each value whether it is
-# positive would be another network. The other way out is a module that holds the `if` alone: it counts as one operation, so it cannot be cut inside.
+# **07.2** `torch.where` computes both ways and takes one. The condition stays the mean of the whole tensor, one number; asking each value
+# whether it is positive would be another network. The other way out is a module that holds the `if` alone: it counts as one operation, so
+# it cannot be cut inside.
 
 # %%
 class Unbranched(nn.Module):
@@ -55,8 +56,8 @@ answer = Unbranched
 se.teach.check("07.2", answer)
 
 # %% [markdown]
-# **07.3** The argument is checked in the constructor and kept as `self.steps`: the notation (`log8(8)`), equality and what the server agrees to follow from it.
-# Both directions use it. Twice the steps halve the error and halve the range, since a byte has no more than 127 magnitudes.
+# **07.3** The argument is checked in the constructor and kept as `self.steps`: the notation (`log8(8)`), equality and what the server
+# agrees to follow from it. Both directions use it. Twice the steps halve the error and halve the range, since a byte has no more than 127 magnitudes.
 
 # %%
 from spliteasy.codecs import PlaneBound, TensorCodec, register
@@ -105,8 +106,9 @@ se.teach.check("07.3", answer)
 
 
 # %% [markdown]
-# **07.4** Most bytes are at the first cut, so that is where to save: the largest tenth of the values, eight bits each. The second cut is small, and what C gets
-# and gives matters most, so `int8` is enough there. Six epochs are about five seconds. Evaluate on the test digits once, at the end.
+# **07.4** Most bytes are at the first cut, so that is where to save: the largest tenth of the values, eight bits each. The second cut is
+# small, and what C gets and gives matters most, so `int8` is enough there. Six epochs are about five seconds. Evaluate on the test digits
+# once, at the end.
 
 # %%
 class Digits(nn.Module):
