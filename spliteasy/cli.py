@@ -17,7 +17,7 @@ from spliteasy.wire import MESSAGES
 __all__ = ["main"]
 
 _EXAMPLES = """examples:
-  spliteasy lab                                             open JupyterLab on the explorer
+  spliteasy lab                                             open JupyterLab on the notebooks
   spliteasy demo                                            train digits unsplit and split, compare (under two minutes)
   spliteasy cuts resnet50 --batch 32                        every place to cut, and what would cross there
   spliteasy measure "topk(0.1) | fp16 | zstd(1)"            what a chain saves on the activations of real photographs
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"spliteasy {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
-    lab = commands.add_parser("lab", help="open JupyterLab on the explorer and the notebooks")
+    lab = commands.add_parser("lab", help="open JupyterLab on the notebooks and the notebooks")
     lab.add_argument("folder", nargs="?", default="spliteasy-notebooks", type=Path,
                      help="where your copies of the notebooks are kept (default: ./spliteasy-notebooks)")  # fmt: skip
     lab.add_argument("--port", type=int, default=8888, help="first port to try (default: 8888)")

@@ -16,8 +16,8 @@ from spliteasy.server.process import server_environment
 
 __all__ = ["FIRST", "copy_notebooks", "lab", "notebooks_folder"]
 
-FIRST = "01_where_to_cut.ipynb"
-"""The notebook that `lab` opens: the explorer."""
+FIRST = "index.ipynb"
+"""The notebook that `lab` opens: the table of the lessons."""
 
 
 def lab(folder: Path, port: int = 8888, browser: bool = True) -> int:
@@ -58,12 +58,14 @@ def notebooks_folder() -> Path:
 
 
 def copy_notebooks(folder: Path) -> int:
-    """Copy the notebooks that ``folder`` lacks; how many. Your own changes are never overwritten."""
+    """Copy the notebooks that ``folder`` lacks, with their solutions; how many. Your changes are never overwritten."""
+    source = notebooks_folder()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        new = [path for path in sorted(notebooks_folder().glob("*.ipynb")) if not (folder / path.name).exists()]
-        for path in new:
-            shutil.copyfile(path, folder / path.name)
+        (folder / "solutions").mkdir(parents=True, exist_ok=True)
+        names = [path.relative_to(source) for part in ("*.ipynb", "solutions/*.ipynb") for path in source.glob(part)]
+        new = [name for name in sorted(names) if not (folder / name).exists()]
+        for name in new:
+            shutil.copyfile(source / name, folder / name)
     except OSError as error:
         raise SplitEasyError(
             f"Expected to write the notebooks to {folder}, found {error}. Name another folder."

@@ -19,11 +19,14 @@ from spliteasy.lab import FIRST, copy_notebooks, notebooks_folder
 
 def test_notebooks_are_found_and_copied_once(tmp_path: Path) -> None:
     assert (notebooks_folder() / FIRST).exists()
-    count = copy_notebooks(tmp_path / "mine")
-    assert count >= 2
-    (tmp_path / "mine" / FIRST).write_text("my own changes")
-    assert copy_notebooks(tmp_path / "mine") == 0
-    assert (tmp_path / "mine" / FIRST).read_text() == "my own changes"
+    mine, solution = tmp_path / "mine", Path("solutions") / "00_quickstart.ipynb"
+    count = copy_notebooks(mine)
+    assert count == sum(1 for _ in mine.rglob("*.ipynb")) >= 4
+    assert (mine / solution).read_bytes() == (notebooks_folder() / solution).read_bytes()
+    for name in (Path(FIRST), solution):
+        (mine / name).write_text("my own changes")
+    assert copy_notebooks(mine) == 0
+    assert all((mine / name).read_text() == "my own changes" for name in (Path(FIRST), solution))
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -32,7 +35,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         copy_notebooks(tmp_path / "file")
 
 
-def test_lab_serves_the_explorer_notebook_and_prints_its_address(tmp_path: Path) -> None:
+def test_lab_serves_the_first_notebook_and_prints_its_address(tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
     environment |= {f"JUPYTER_{name}": str(tmp_path / name) for name in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")}
     with (tmp_path / "log").open("w") as log:

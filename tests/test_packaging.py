@@ -90,8 +90,8 @@ def test_the_wheel_holds_core_plugins_and_notebooks_and_nothing_else(wheel: zipf
         for file in source.rglob("*.py"):
             assert f"{package}/{file.relative_to(source).as_posix()}" in names
         assert f"{package}/py.typed" in names
-    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
-        assert f"spliteasy/notebooks/{notebook.name}" in names
+    for notebook in (ROOT / "notebooks").rglob("*.ipynb"):
+        assert f"spliteasy/{notebook.relative_to(ROOT).as_posix()}" in names
     assert any(name.endswith("dist-info/licenses/LICENSE") for name in names)
 
 

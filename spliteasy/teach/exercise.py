@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from spliteasy.seeding import preserved
+
 __all__ = ["Exercise", "Hint", "Verdict", "choice", "exercise", "expect", "near", "number"]
 
 
@@ -48,11 +50,12 @@ class Exercise:
 
     def check(self, answer: object) -> Verdict:
         """Judge an answer. A stub (``...`` or None) counts as not answered; whatever an answer makes `examine` raise is
-        an answer of the wrong kind."""
+        an answer of the wrong kind. Random numbers that the notebook draws later are the same with and without."""
         if answer is ... or answer is None:
             return Verdict(self.name, False, f"Not answered yet: put your answer in place of the dots. {self.question}")
         try:
-            return Verdict(self.name, True, self.examine(answer))
+            with preserved():
+                return Verdict(self.name, True, self.examine(answer))
         except Hint as hint:
             return Verdict(self.name, False, str(hint))
         except Exception as error:
