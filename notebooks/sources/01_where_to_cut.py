@@ -102,12 +102,12 @@ print(f"{best.name} sends the least: {best.nbytes / 1e6:.1f} MB")
 # %% [markdown]
 # **Explain:** `maxpool` is the only narrow place among the first layers. It still sends more than the pictures themselves (25.7 against
 # 19.3 MB). What a split buys here is not fewer bytes: it is that the pictures stay. Fewer bytes is what codecs are for. Here is what one
-# chain makes of photographs at this cut:
+# chain makes of what goes up for a few photographs, and of the gradient that comes back:
 
 # %%
 explorer.state.update(chain="topk(0.1) | fp16 | zstd(1)")
 for row in explorer.measure().messages:
-    print(f"{row.message} at {row.cut}: {row.ratio:.1f} times smaller, error {row.relative_l2:.2f}")
+    print(f"{row.message}: {row.ratio:.1f} times smaller, error {row.relative_l2:.2f}")
 
 # %% [markdown]
 # *Error* is the length of what is wrong by the length of the tensor. Whether a network minds is the question of the next lesson.
