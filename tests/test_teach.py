@@ -10,9 +10,11 @@ from typing import Any
 
 import jupytext
 import pytest
+import torch
 from wrong_answers import Made
 
 import spliteasy as se
+from spliteasy.codecs import registry
 from spliteasy.errors import ExerciseError
 from spliteasy.lab import notebooks_folder
 from spliteasy.teach.lessons import LESSONS
@@ -32,6 +34,15 @@ def wrong_answers() -> Iterator[Any]:
         for name, answers in import_module(f"wrong_answers.lesson_{lesson}").WRONG.items():
             for number, answer in enumerate(answers):
                 yield pytest.param(name, answer, id=f"{name}-{number}")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Lessons set the number of threads and register codecs, as they may in a kernel of their own."""
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("lesson", LESSONS)
@@ -56,7 +67,7 @@ def test_nonsense_is_never_right_and_raises_nothing(name: str) -> None:
         assert not verdict.right and len(verdict.words) > 15, answer
 
 
-@pytest.mark.parametrize(("name", "answer"), wrong_answers())
+@pytest.mark.parametrize(("name", "answer"), list(wrong_answers()))
 def test_known_mistakes_get_a_hint(name: str, answer: Any) -> None:
     verdict = se.teach.check(name, answer.make() if isinstance(answer, Made) else answer)
     assert not verdict.right, verdict

@@ -5,12 +5,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any
 
@@ -71,12 +72,30 @@ def serve(
     print(f"{_READY}http://{host}:{server.bind_addr[1]}", flush=True)
     if stop_with is not None:
         threading.Thread(target=_stop_at_end, args=(stop_with, server), daemon=True).start()
-    try:
+    with _interrupts_stop(server):
         server.serve()
-    except KeyboardInterrupt:
-        stopping = threading.Thread(target=server.stop, daemon=True)
-        stopping.start()
-        stopping.join(_STOPPING)
+
+
+@contextlib.contextmanager
+def _interrupts_stop(server: Any) -> Iterator[None]:
+    """Within the block an interrupt stops the server. As an exception it could come up anywhere in the main thread,
+    also where it is swallowed, and the server would run on."""
+    stopping = threading.Thread(target=server.stop, daemon=True)
+
+    def stop(number: int, frame: object) -> None:
+        with contextlib.suppress(RuntimeError):  # a second interrupt: it is stopping already
+            stopping.start()
+
+    before = None
+    if threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+        if stopping.ident is not None:
+            stopping.join(_STOPPING)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
 
 
 def _stop_at_end(stream: IO[Any], server: Any) -> None:
