@@ -33,7 +33,7 @@ def lab(folder: Path, port: int = 8888, browser: bool = True) -> int:
     command = [
         sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}", "--ServerApp.ip=127.0.0.1",
         f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
-        f"--LabApp.default_url=/lab/tree/{FIRST}",
+        f"--LabApp.default_url=/lab/tree/{FIRST}", "--LabApp.news_url=None",  # asks no question before the first lesson
     ]  # fmt: skip
     has_browser = browser and _has_browser()
     if not has_browser:
