@@ -105,7 +105,8 @@ _TABLE_1 = (
     "derived from Table 1 of SplitEasy (HotMobile '21), no public figure being known to us: least squares over its "
     "twelve communication times, 4 calls in a double split and 2 in a single, raw fp32 of one image after the first "
     "pool both ways, the same bandwidth assumed both ways: 0.390 s a call and 71 Mbit/s, which reproduce the "
-    "twelve within 17 %. The round trip is thus all that a call of its system took, encoding and notification included, not the wire alone"
+    "twelve within 17 %. The round trip is thus all that a call of its system took, encoding and notification "
+    "included, not the wire alone"
 )
 
 LINKS: dict[str, Link] = {
