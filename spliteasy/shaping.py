@@ -25,18 +25,19 @@ _LARGEST = 1 << 18
 
 
 class TokenBucket:
-    """Lets bytes pass at ``mbps`` megabits a second; empty at first.
+    """Lets bytes pass at ``mbps`` megabits a second; empty at ``since``, which is now unless given.
 
     It may go into debt, and waits until that is paid: n bytes from an empty bucket take n·8/(mbps·10⁶) seconds, however
     they are divided. What a late wake-up loses is made up for by at most the bucket's depth, 50 ms of the bandwidth:
     a real link goes on sending from the kernel's buffers meanwhile.
 
-    ``clock`` and ``sleep`` are in seconds.
+    ``clock``, ``sleep`` and ``since`` are in seconds.
     """
 
     def __init__(
         self,
         mbps: float,
+        since: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -45,11 +46,7 @@ class TokenBucket:
         self.piece = min(max(int(self.bytes_a_second * _PIECE_SECONDS), _PACKET), _LARGEST) if finite else _LARGEST
         self.depth = max(self.bytes_a_second * _DEPTH_SECONDS, 2.0 * self.piece)
         self._clock, self._sleep = clock, sleep
-        self.empty()
-
-    def empty(self) -> None:
-        """Begin again with no tokens, now."""
-        self._tokens, self._since = 0.0, self._clock()
+        self._tokens, self._since = 0.0, clock() if since is None else since
 
     def take(self, count: int) -> None:
         """Wait until ``count`` bytes may have passed."""
@@ -82,8 +79,7 @@ class Crossing:
             for piece in pieces:
                 connected.sendall(piece)
             return
-        time.sleep(self._round_trip / 2)
-        bucket = TokenBucket(self._link.up_mbps)
+        bucket = TokenBucket(self._link.up_mbps, self._late())
         for piece in pieces:
             for start in range(0, len(piece), bucket.piece):
                 part = piece[start : start + bucket.piece]
@@ -111,6 +107,11 @@ class Crossing:
         if self._link is None or not count:
             return
         if self._down is None:  # the first bytes of the answer: they were half a round trip on their way
-            time.sleep(self._round_trip / 2)
-            self._down = TokenBucket(self._link.down_mbps)
+            self._down = TokenBucket(self._link.down_mbps, self._late())
         self._down.take(count)
+
+    def _late(self) -> float:
+        """Wait for half a round trip; when that was over, without what the system took to wake up."""
+        over = time.perf_counter() + self._round_trip / 2
+        time.sleep(self._round_trip / 2)
+        return over

@@ -33,7 +33,7 @@ class Clock:
 @given(st.floats(0.1, 10_000), st.lists(st.integers(0, 1 << 20), min_size=1, max_size=50))
 def test_bytes_from_an_empty_bucket_take_the_time_of_the_bandwidth(mbps: float, sizes: list[int]) -> None:
     clock = Clock()
-    bucket = TokenBucket(mbps, clock, clock.sleep)
+    bucket = TokenBucket(mbps, clock=clock, sleep=clock.sleep)
     for size in sizes:
         bucket.take(size)
     assert clock.now == pytest.approx(8e-6 * sum(sizes) / mbps, abs=1e-9)
@@ -44,7 +44,7 @@ def test_no_more_passes_than_the_bandwidth_allows_and_late_wake_ups_are_made_up_
     mbps: float, sizes: list[int], late: float
 ) -> None:
     clock = Clock(late)
-    bucket = TokenBucket(mbps, clock, clock.sleep)
+    bucket = TokenBucket(mbps, clock=clock, sleep=clock.sleep)
     passed = 0
     for size in sizes:
         bucket.take(size)
@@ -55,7 +55,7 @@ def test_no_more_passes_than_the_bandwidth_allows_and_late_wake_ups_are_made_up_
 
 def test_after_a_pause_at_most_the_depth_passes_at_once() -> None:
     clock = Clock()
-    bucket = TokenBucket(8, clock, clock.sleep)  # a million bytes a second
+    bucket = TokenBucket(8, clock=clock, sleep=clock.sleep)  # a million bytes a second
     clock.now = 1000.0
     bucket.take(int(bucket.depth))
     assert clock.now == 1000.0
@@ -65,7 +65,7 @@ def test_after_a_pause_at_most_the_depth_passes_at_once() -> None:
 
 def test_a_bucket_without_a_limit_never_waits() -> None:
     clock = Clock()
-    bucket = TokenBucket(math.inf, clock, clock.sleep)
+    bucket = TokenBucket(math.inf, clock=clock, sleep=clock.sleep)
     bucket.take(1 << 40)
     assert clock.now == 0.0 and bucket.piece > 0
 
