@@ -23,9 +23,11 @@ from spliteasy.calibrating import calibrate
 from spliteasy.codecs import Chain, codec, list_codecs
 from spliteasy.crossing import crossing_tensors
 from spliteasy.cuts import Cut, Cuts, find_cuts
+from spliteasy.device import DEVICES, Device
 from spliteasy.gradients import gradient_cosine
 from spliteasy.link import LINKS, Link
 from spliteasy.measuring import Measurement, measure
+from spliteasy.memory import TrainingMemory, training_memory
 from spliteasy.models import list_models, load_model
 from spliteasy.runlog import Evaluation, RunLog, StepRecord
 from spliteasy.seeding import step_seed
@@ -36,12 +38,14 @@ from spliteasy.trainer import Trainer
 from spliteasy.wire import Bytes, Codecs
 
 __all__ = [
+    "DEVICES",
     "LINKS",
     "Bytes",
     "Chain",
     "Codecs",
     "Cut",
     "Cuts",
+    "Device",
     "Evaluation",
     "Link",
     "LocalServer",
@@ -51,6 +55,7 @@ __all__ = [
     "StepRecord",
     "Sweep",
     "Trainer",
+    "TrainingMemory",
     "__version__",
     "calibrate",
     "codec",
@@ -68,6 +73,7 @@ __all__ = [
     "step_seed",
     "sweep",
     "teach",
+    "training_memory",
 ]
 
 

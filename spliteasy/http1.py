@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from spliteasy.errors import ConnectionLost, ProtocolError, ServerError
 from spliteasy.heads import request_head
+from spliteasy.shaping import Crossing
 from spliteasy.wire import empty_buffer
 
 __all__ = ["Answer", "Connection"]
@@ -24,6 +25,7 @@ _IDLE = 1.0
 _JOINED = 1 << 16
 _MAX_HEAD = 1 << 16
 _MAX_BODY = 1 << 34
+_AT_ONCE = Crossing(None)
 
 
 @dataclass(frozen=True)
@@ -59,18 +61,27 @@ class Connection:
         self._socket: socket.socket | None = None
         self._used = 0.0
 
-    def call(self, method: str, path: str, pieces: Sequence[bytes | memoryview], headers: Mapping[str, str]) -> Answer:
-        """Send a request and wait for its answer."""
+    def call(
+        self,
+        method: str,
+        path: str,
+        pieces: Sequence[bytes | memoryview],
+        headers: Mapping[str, str],
+        crossing: Crossing | None = None,
+    ) -> Answer:
+        """Send a request and wait for its answer, both at the pace of ``crossing`` if there is one."""
         size = sum(len(piece) for piece in pieces)
         head = request_head(method, f"{self._prefix}{path}", self._host, size, headers)
         try:
             connected = self._open()
-            if size <= _JOINED:
+            if crossing is not None:
+                crossing.send(connected, [head, *pieces])
+            elif size <= _JOINED:
                 connected.sendall(b"".join([head, *pieces]))
             else:
                 for piece in [head, *pieces]:
                     connected.sendall(piece)
-            return self._answer(connected, len(head) + size)
+            return self._answer(connected, len(head) + size, crossing or _AT_ONCE)
         except OSError as error:
             self.close()
             reason = str(error) or type(error).__name__
@@ -112,11 +123,11 @@ class Connection:
         finally:
             idle.settimeout(self._timeout)
 
-    def _answer(self, connected: socket.socket, sent: int) -> Answer:
+    def _answer(self, connected: socket.socket, sent: int, crossing: Crossing) -> Answer:
         received = bytearray()
         end = -1
         while end < 0:
-            piece = connected.recv(_JOINED)
+            piece = crossing.receive(connected, _JOINED)
             if not piece:
                 raise ConnectionResetError("the connection was closed" + (" in mid-answer" if received else ""))
             received += piece
@@ -131,7 +142,7 @@ class Connection:
             raise self._foreign(bytes(received[start + length :][:80]))
         body[:filled] = received[start:]
         while filled < length:
-            count = connected.recv_into(body[filled:])
+            count = crossing.receive_into(connected, body[filled:])
             if not count:
                 raise ConnectionResetError(f"the connection was closed after {filled} of {length} bytes")
             filled += count

@@ -24,7 +24,17 @@ from torch.utils.flop_counter import flop_registry
 from spliteasy.errors import TraceError
 from spliteasy.tracing import Trace
 
-__all__ = ["Counter", "Kernel", "Propagation", "ShapeError", "on_meta", "propagate", "storage_of", "tensors_in"]
+__all__ = [
+    "Counter",
+    "Kernel",
+    "Propagation",
+    "Replay",
+    "ShapeError",
+    "on_meta",
+    "propagate",
+    "storage_of",
+    "tensors_in",
+]
 
 
 class ShapeError(TraceError):
@@ -98,6 +108,39 @@ def propagate(trace: Trace, inputs: torch.Tensor, model: nn.Module) -> Propagati
                 _step(node, trace, result, counter, model)
     result.path = counter.path
     return result
+
+
+class Replay:
+    """Runs the operations of a trace again, one by one, as they are called in training: for those who watch what
+    happens meanwhile. ``values`` are what they returned, ``alive`` what must not be given back before the end."""
+
+    def __init__(self, trace: Trace, known: Propagation) -> None:
+        trace.set_modes()
+        self._trace, self._known = trace, known
+        self.values: dict[fx.Node, Any] = {}
+        self.alive: list[Any] = []
+
+    def step(self, node: fx.Node, inputs: torch.Tensor) -> bool:
+        """Run one operation; true if it could not run, and new tensors of the shapes that are known stand in."""
+        if node.op == "placeholder":
+            self.values[node] = inputs
+        elif node.op == "get_attr":
+            value = _attribute(self._trace.network, str(node.target))
+            self.values[node] = value.to("meta") if isinstance(value, torch.Tensor) else value
+        elif node.op != "output":
+            args = fx.node.map_arg(node.args, lambda used: self.values[used])
+            kwargs = fx.node.map_arg(node.kwargs, lambda used: self.values[used])
+            function = _function(node, self._trace.network, args)
+            try:
+                self.values[node] = function(*args[1:] if node.op == "call_method" else args, **kwargs)
+            except Exception:  # the propagation said already where this happens, and found the shapes another way
+                known = self._known.values[node]
+                alike = {id(tensor): torch.empty_like(tensor) for tensor in tensors_in(known)}
+                for tensor in alike.values():
+                    tensor.requires_grad_(tensor.is_floating_point())
+                self.values[node] = _replaced(known, alike)
+                return True
+        return False
 
 
 @contextmanager

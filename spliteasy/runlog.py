@@ -9,11 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, overload
 
+from spliteasy.volume import epoch_costs, message_costs, step_cost
 from spliteasy.wire import MESSAGES, Bytes
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
+
+    from spliteasy.device import Device
+    from spliteasy.link import Link
 
 __all__ = ["PHASES", "Evaluation", "RunLog", "StepRecord", "Stopwatch"]
 
@@ -39,7 +43,7 @@ class StepRecord:
 
     ``gradient_error`` is the relative L2 error that the backward method added to the gradients across the cuts: 0 for
     ``exact``, more for ``auxiliary-label``. ``saturated`` has the elements of each message that its codecs cut off at
-    the largest representable number.
+    the largest representable number. ``epoch`` counts the epochs of `Trainer.fit` from 1; steps on their own are in 0.
     """
 
     step: int
@@ -50,6 +54,7 @@ class StepRecord:
     learning_rate: float
     gradient_error: float = 0.0
     saturated: dict[str, int] = field(default_factory=dict)
+    epoch: int = 0
 
     @property
     def total(self) -> Bytes:
@@ -99,12 +104,20 @@ class RunLog(Sequence[StepRecord]):
 
     ``fitted_bytes`` is the size of the parameters that codecs were fitted to, as they are shipped once, when the
     session opens (in-process they would have to be, so they count too); no step's bytes include it.
+
+    ``device_macs`` are the multiply-accumulates of the device's segments in one sample's forward pass. With a
+    ``device``, which `on` gives it, the tables say what the run costs there: bytes each way, megabytes an image, and
+    joules if the device states energies.
     """
 
     title: str = "training"
     records: list[StepRecord] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     fitted_bytes: int = 0
+    device_macs: int = 0
+    device: Device | None = None
+    now: int = field(default=0, repr=False, compare=False)
+    """The epoch that is under way, 0 outside of one."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -121,9 +134,28 @@ class RunLog(Sequence[StepRecord]):
         """The loss of each step."""
         return [record.loss for record in self.records]
 
+    @contextmanager
+    def epoch(self) -> Iterator[None]:
+        """The next epoch, while it lasts."""
+        self.now = 1 + max((record.epoch for record in self.records), default=0)
+        try:
+            yield
+        finally:
+            self.now = 0
+
+    def on(self, link: Link | None = None, device: Device | None = None) -> RunLog:
+        """The log as it would have been on this link (None: none), with this device: nothing is run or waited for.
+
+        `spliteasy.virtual.virtual_log` says how, and how well it agrees with a run that waited.
+        """
+        from spliteasy.virtual import virtual_log
+
+        return virtual_log(self, link, device)
+
     def to_pandas(self) -> pandas.DataFrame:
-        """One row a step: loss, samples, learning rate, ``seconds.PHASE``, ``bytes.MESSAGE.KIND``,
-        ``saturated.MESSAGE``; ``fitted_bytes`` is in its ``attrs``."""
+        """One row a step: loss, samples, epoch, learning rate, ``seconds.PHASE``, ``bytes.MESSAGE.KIND``,
+        ``saturated.MESSAGE``; with a device the columns of `spliteasy.volume.step_cost` too; ``fitted_bytes`` is in its
+        ``attrs``."""
         import pandas
 
         rows = []
@@ -132,6 +164,7 @@ class RunLog(Sequence[StepRecord]):
                 "step": record.step,
                 "loss": record.loss,
                 "samples": record.samples,
+                "epoch": record.epoch,
                 "learning_rate": record.learning_rate,
                 "gradient_error": record.gradient_error,
             }
@@ -140,6 +173,8 @@ class RunLog(Sequence[StepRecord]):
                 size = record.bytes.get(message, Bytes())
                 row |= {f"bytes.{message}.{kind}": getattr(size, kind) for kind in ("raw", "frame", "http")}
             row |= {f"saturated.{message}": record.saturated.get(message, 0) for message in MESSAGES}
+            if self.device is not None:
+                row |= step_cost(record, self.device_macs, self.device)
             rows.append(row)
         frame = pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=_columns(), dtype=float)
         frame.attrs["fitted_bytes"] = self.fitted_bytes
@@ -149,7 +184,8 @@ class RunLog(Sequence[StepRecord]):
         """Mean bytes a step by message and in total; the saving is raw over what was sent (HTTP, frames in-process).
 
         If codecs are fitted, a last row ``fitted, once`` has the bytes of their parameters, not divided by the steps
-        and not in the total.
+        and not in the total. With a device there are ``MB per image`` of what is sent, and ``joules`` a step, of the
+        radio by message and with computing in the total, if it states energies. `epochs` adds up each epoch.
         """
         import pandas
 
@@ -164,6 +200,9 @@ class RunLog(Sequence[StepRecord]):
                 "http": size.http / steps,
                 "saving": size.raw / sent if sent else float("nan"),
             }
+        if self.device is not None:
+            for name, cost in message_costs(self.records, self.device_macs, self.device).items():
+                rows[name] |= cost
         if self.fitted_bytes:
             over_http = any(size.http for size in sizes.values())
             rows[_FITTED] = {
@@ -175,6 +214,11 @@ class RunLog(Sequence[StepRecord]):
         table = pandas.DataFrame.from_dict(rows, orient="index")
         table.index.name = "message"
         return table
+
+    def epochs(self) -> pandas.DataFrame:
+        """One row an epoch: steps, samples, seconds, bytes up and down, megabytes an image; with a device that states
+        energies ``joules``."""
+        return epoch_costs(self.records, self.device_macs, self.device)
 
     def seconds(self) -> pandas.Series[float]:
         """The median seconds of each phase over the steps, the first one left out when there are more."""
@@ -235,7 +279,7 @@ def _columns() -> list[str]:
     """The columns of `RunLog.to_pandas`."""
     kinds = [field.name for field in fields(Bytes)]
     return [
-        *("step", "loss", "samples", "learning_rate", "gradient_error"),
+        *("step", "loss", "samples", "epoch", "learning_rate", "gradient_error"),
         *(f"seconds.{phase}" for phase in PHASES),
         *(f"bytes.{message}.{kind}" for message in MESSAGES for kind in kinds),
         *(f"saturated.{message}" for message in MESSAGES),

@@ -49,7 +49,8 @@ class Split:
     """A network in segments. ``a``, ``b``, ``c`` share the parameters of ``model``; what was not split off is None.
 
     Calling it runs the segments one after the other. `train`, `eval` and `to` reach the model and the segments;
-    `state_dict` is the whole model's, under the original keys, whatever was trained where.
+    `state_dict` is the whole model's, under the original keys, whatever was trained where. ``device_macs`` are the
+    multiply-accumulates of one sample's forward pass in A and C (all of them where nothing is split off).
     """
 
     def __init__(self, program: Program, cuts: tuple[str, ...]) -> None:
@@ -61,6 +62,7 @@ class Split:
     def _build(self, program: Program) -> None:
         cuts, other = self.cuts, program.batch + 1
         self.input_dtype = program.dtype
+        self.device_macs = _device_macs(program, cuts)
         self.output = program.train.propagation.values[program.train.output]
         self._batch = program.batch
         spans = _spans(program, cuts)
@@ -199,6 +201,14 @@ def _spans(program: Program, cuts: tuple[str, ...]) -> dict[bool, list[tuple[int
         ends = [mode.position[cut] for cut in cuts] + [len(mode.nodes)]
         spans[training] = list(zip([-1, *ends[:-1]], ends, strict=True))
     return spans
+
+
+def _device_macs(program: Program, cuts: tuple[str, ...]) -> int:
+    """Multiply-accumulates a sample of the first and the third segment."""
+    macs = program.train.propagation.macs
+    on_device = [span for index, span in enumerate(_spans(program, cuts)[True]) if index != 1]
+    nodes = [node for lo, hi in on_device for node in program.train.nodes[lo + 1 : hi + 1]]
+    return sum(macs.get(node, 0) for node in nodes) // program.batch
 
 
 def _boundary(program: Program, training: bool, cut: str, other: int) -> Boundary:

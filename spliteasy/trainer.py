@@ -79,7 +79,7 @@ class Trainer:
         self.loss_name, self.loss = loss, make_loss(loss)
         self.optimizer = check_optimizer(optimizer or {"name": "SGD", "lr": 0.01})
         fitted_bytes = self.codecs.fitted_bytes if split.cuts else 0
-        self.log = RunLog(repr(split).splitlines()[0], fitted_bytes=fitted_bytes)
+        self.log = RunLog(repr(split).splitlines()[0], fitted_bytes=fitted_bytes, device_macs=split.device_macs)
         self._method = backward_method(backward)
         self._streams = Streams(self.codecs, seed)
         self._updater = Updater(self._own_parameters(), self.optimizer)
@@ -133,7 +133,7 @@ class Trainer:
         if isinstance(self._transport, InProcess):  # the model is here: let it be up to date after every step
             with watch.phase("update"):
                 self._transport.commit(self._finished)
-        record = StepRecord(step, loss, len(x), watch.finish(), sizes, rate, error, saturated)
+        record = StepRecord(step, loss, len(x), watch.finish(), sizes, rate, error, saturated, self.log.now)
         self.log.records.append(record)
         return record
 
@@ -220,8 +220,9 @@ class Trainer:
             if schedule is not None:
                 self.learning_rate = check_learning_rate(schedule(epoch))
             steps = len(self.log)
-            for batch in _with_bar(loader, f"epoch {epoch + 1}/{epochs}", progress, self.log):
-                self.step(*_pair(batch))
+            with self.log.epoch():
+                for batch in _with_bar(loader, f"epoch {epoch + 1}/{epochs}", progress, self.log):
+                    self.step(*_pair(batch))
             if len(self.log) == steps:
                 raise TrainingError(
                     f"Expected batches from the loader, found none in epoch {epoch + 1}. Give a DataLoader or a list, "

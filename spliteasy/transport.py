@@ -22,6 +22,7 @@ from spliteasy.heads import authorization, session_path, step_path
 from spliteasy.http1 import Connection
 from spliteasy.link import Link
 from spliteasy.server.session import Commit, Session
+from spliteasy.shaping import Crossing
 from spliteasy.weights import load_tensors, save_tensors, unflatten_state
 from spliteasy.wire import Frame
 
@@ -30,7 +31,8 @@ __all__ = ["HTTP", "InProcess", "Reply", "Transport"]
 
 @dataclass(frozen=True)
 class Reply:
-    """A frame that came back, the bytes that went over the socket each way, and the seconds spent on the link."""
+    """A frame that came back, the bytes that went over the socket each way, and the seconds that an emulated link takes
+    for them."""
 
     frame: Frame
     sent: int = 0
@@ -67,19 +69,20 @@ class Transport(Protocol):
 
 
 class InProcess:
-    """The session in this process: frames are handed over as they are, no socket, no copy."""
+    """The session in this process: frames are handed over as they are, no socket, no copy. A link is waited for."""
 
     def __init__(self, session: Session, link: Link | None = None) -> None:
-        self.session, self._link = session, link
+        self.session, self._link, self._evaluated = session, link, 0
 
     def forward(self, step: int, frame: Frame) -> Reply:
-        return self._reply(frame, self.session.forward(step, frame))
+        return self._reply(frame, self.session.forward(step, frame), step, 0)
 
     def backward(self, step: int, frame: Frame) -> Reply:
-        return self._reply(frame, self.session.backward(step, frame))
+        return self._reply(frame, self.session.backward(step, frame), step, 1)
 
     def evaluate(self, frame: Frame) -> Reply:
-        return self._reply(frame, self.session.evaluate(frame))
+        self._evaluated += 1
+        return self._reply(frame, self.session.evaluate(frame), -1, self._evaluated)
 
     def commit(self, commit: Commit) -> None:
         self.session.settle(commit)
@@ -96,15 +99,20 @@ class InProcess:
     def close(self) -> None:
         """Nothing to end: the session shares the model."""
 
-    def _reply(self, request: Frame, answer: Frame) -> Reply:
-        return Reply(answer, link=_cross(self._link, request.nbytes, answer.nbytes))
+    def _reply(self, request: Frame, answer: Frame, step: int, call: int) -> Reply:
+        if self._link is None:
+            return Reply(answer)
+        seconds = Crossing(self._link, self._link.round_trip(step, call)).seconds(request.nbytes, answer.nbytes)
+        time.sleep(seconds)
+        return Reply(answer, link=seconds)
 
 
 class HTTP:
     """A session on a server. Opening it sends the configuration and ``tensors``: B's weights and fitted parameters.
 
     Raises `ConnectionLost` when no server answers, `ProtocolError` when something else does, and the server's own
-    error, by name, when it refuses.
+    error, by name, when it refuses. A ``link`` shapes the socket for the messages of steps and evaluation; opening and
+    closing, weights and states are not made to wait.
     """
 
     def __init__(
@@ -116,7 +124,7 @@ class HTTP:
         link: Link | None = None,
         timeout: float = 600.0,
     ) -> None:
-        self.url, self._link = url.rstrip("/"), link
+        self.url, self._link, self._evaluated = url.rstrip("/"), link, 0
         self._connection = Connection(self.url, timeout)
         self._headers: dict[str, str] = {}
         body = save_tensors(tensors, {"session": json.dumps(dict(config))})
@@ -130,13 +138,14 @@ class HTTP:
         self._headers = authorization(answer["token"])
 
     def forward(self, step: int, frame: Frame) -> Reply:
-        return self._frame("PUT", step_path(self._path, step, "forward"), frame)
+        return self._frame("PUT", step_path(self._path, step, "forward"), frame, step, 0)
 
     def backward(self, step: int, frame: Frame) -> Reply:
-        return self._frame("PUT", step_path(self._path, step, "backward"), frame)
+        return self._frame("PUT", step_path(self._path, step, "backward"), frame, step, 1)
 
     def evaluate(self, frame: Frame) -> Reply:
-        return self._frame("POST", f"{self._path}/evaluate", frame)
+        self._evaluated += 1
+        return self._frame("POST", f"{self._path}/evaluate", frame, -1, self._evaluated)
 
     def commit(self, commit: Commit) -> None:
         self._json("POST", f"{self._path}/commit", [json.dumps(commit.to_dict()).encode()])
@@ -162,9 +171,13 @@ class HTTP:
         finally:
             self._connection.close()
 
-    def _frame(self, method: str, path: str, frame: Frame) -> Reply:
-        body, sent, received = self._call(method, path, frame.pieces)
-        return Reply(Frame.parse(body), sent, received, _cross(self._link, sent, received))
+    def _frame(self, method: str, path: str, frame: Frame, step: int, call: int) -> Reply:
+        if self._link is None:
+            body, sent, received = self._call(method, path, frame.pieces)
+            return Reply(Frame.parse(body), sent, received)
+        crossing = Crossing(self._link, self._link.round_trip(step, call))
+        body, sent, received = self._call(method, path, frame.pieces, crossing)
+        return Reply(Frame.parse(body), sent, received, crossing.seconds(sent, received))
 
     def _json(self, method: str, path: str, pieces: Sequence[bytes | memoryview]) -> dict[str, Any]:
         body, _, _ = self._call(method, path, pieces)
@@ -178,20 +191,13 @@ class HTTP:
             )
         return answer
 
-    def _call(self, method: str, path: str, pieces: Sequence[bytes | memoryview]) -> tuple[memoryview, int, int]:
-        answer = self._connection.call(method, path, pieces, self._headers)
+    def _call(
+        self, method: str, path: str, pieces: Sequence[bytes | memoryview], crossing: Crossing | None = None
+    ) -> tuple[memoryview, int, int]:
+        answer = self._connection.call(method, path, pieces, self._headers, crossing)
         if answer.status >= 400:
             raise _refusal(self.url + path, answer.status, answer.kind, bytes(answer.body))
         return answer.body, answer.sent, answer.received
-
-
-def _cross(link: Link | None, up: int, down: int) -> float:
-    """Wait as long as the emulated link would take; the seconds waited."""
-    if link is None:
-        return 0.0
-    seconds = link.seconds(up, down)
-    time.sleep(seconds)
-    return seconds
 
 
 def _refusal(url: str, status: int, kind: str, body: bytes) -> SplitEasyError:

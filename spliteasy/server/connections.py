@@ -17,6 +17,7 @@ __all__ = ["StepCall", "StepConnection", "StepServer"]
 
 _LINGER = 0.05
 _JOINED = 1 << 16
+_SLICE = 1 << 20
 _STEP = re.compile(
     rb"PUT /v1/sessions/(?P<session>[A-Za-z0-9_\-]+)/steps/(?P<step>[0-9]{1,18})/(?P<phase>forward|backward) "
     rb"HTTP/1\.1\r\nHost: [!-~]+\r\nContent-Length: (?P<length>[0-9]{1,11})\r\n"
@@ -102,7 +103,8 @@ class StepConnection(HTTPConnection):
                 self.socket.sendall(b"".join([top, *pieces]))
             else:
                 for piece in [top, *pieces]:
-                    self.socket.sendall(piece)
+                    for start in range(0, len(piece), _SLICE):  # a timeout is for one sendall, and a link may be slow
+                        self.socket.sendall(piece[start : start + _SLICE])
         except OSError:  # the client is gone, or fell silent in mid-body
             return False
         return True
