@@ -27,6 +27,7 @@ from spliteasy.gradients import gradient_cosine
 from spliteasy.link import LINKS, Link
 from spliteasy.measuring import Measurement, measure
 from spliteasy.models import list_models, load_model
+from spliteasy.profiling import Profile, profile
 from spliteasy.runlog import Evaluation, RunLog, StepRecord
 from spliteasy.seeding import step_seed
 from spliteasy.server.process import LocalServer
@@ -46,6 +47,7 @@ __all__ = [
     "Link",
     "LocalServer",
     "Measurement",
+    "Profile",
     "RunLog",
     "Split",
     "StepRecord",
@@ -64,6 +66,7 @@ __all__ = [
     "list_models",
     "load_model",
     "measure",
+    "profile",
     "split",
     "step_seed",
     "sweep",
