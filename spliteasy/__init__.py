@@ -27,6 +27,7 @@ from spliteasy.gradients import gradient_cosine
 from spliteasy.link import LINKS, Link
 from spliteasy.measuring import Measurement, measure
 from spliteasy.models import list_models, load_model
+from spliteasy.planning import Constraints, Plan, plan
 from spliteasy.profiling import Profile, profile
 from spliteasy.runlog import Evaluation, RunLog, StepRecord
 from spliteasy.seeding import step_seed
@@ -41,12 +42,14 @@ __all__ = [
     "Bytes",
     "Chain",
     "Codecs",
+    "Constraints",
     "Cut",
     "Cuts",
     "Evaluation",
     "Link",
     "LocalServer",
     "Measurement",
+    "Plan",
     "Profile",
     "RunLog",
     "Split",
@@ -66,6 +69,7 @@ __all__ = [
     "list_models",
     "load_model",
     "measure",
+    "plan",
     "profile",
     "split",
     "step_seed",

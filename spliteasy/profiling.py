@@ -7,7 +7,8 @@ import copy
 import html
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from spliteasy.propagation import tensors_in
 from spliteasy.seeding import preserved
 from spliteasy.splitting import Split
 from spliteasy.timing import LOSS, time_operations
+from spliteasy.traffic import AllTraffic, Traffic, all_traffic, first_private
 from spliteasy.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -59,6 +61,18 @@ class Profile:
     other: float
     unscaled: float
     made: Mapping[str, Any]
+    kept: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What others found out about this network and keep with it, such as the cost of chains."""
+
+    @cached_property
+    def traffic(self) -> AllTraffic:
+        """The raw bytes of every message, for every cut and every pair of cuts."""
+        return all_traffic(Traffic(self.program, self.cuts))
+
+    @cached_property
+    def first_private(self) -> int:
+        """The first cut that keeps the input on the device, where a double split may start."""
+        return first_private(self.program, self.cuts)
 
     @property
     def batch(self) -> int:
@@ -74,6 +88,12 @@ class Profile:
     def seconds(self) -> float:
         """A whole unsplit step."""
         return float(self.forward.sum() + self.backward.sum() + self.update.sum()) + self.other
+
+    def prepare(self) -> None:
+        """Work out ahead what every plan asks for: bytes of all pairs of cuts, and shapes at another batch size."""
+        _ = self.traffic, self.first_private
+        for training in (True, False):
+            self.program.values_at(training, self.batch + 1)
 
     def before(self, times: Seconds) -> Seconds:
         """For each cut, the sum of ``times`` (one an operation) over the operations before it."""
@@ -180,13 +200,15 @@ def profile(
             if kept:
                 with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to fail
                     save_timings(path, made, timings)
-    return _profile(named or type(network).__name__, program, made, timings)
+    result = _profile(named or type(network).__name__, program, made, timings)
+    result.prepare()
+    return result
 
 
 def _profile(name: str, program: Program, made: Mapping[str, Any], timings: Mapping[str, Any]) -> Profile:
     operations = (*program.train.names[1:], LOSS)
     try:
-        arrays = {key: np.array(timings[key], dtype=float) for key in ("forward", "backward", "update")}
+        arrays: dict[str, Any] = {key: np.array(timings[key], dtype=float) for key in ("forward", "backward", "update")}
         draws = np.array(timings["draws"], dtype=bool)
         other, unscaled = float(timings["other"]), float(timings["unscaled"])
     except (KeyError, TypeError, ValueError) as error:
