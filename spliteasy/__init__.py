@@ -29,6 +29,8 @@ from spliteasy.link import LINKS, Link
 from spliteasy.measuring import Measurement, measure
 from spliteasy.memory import TrainingMemory, training_memory
 from spliteasy.models import list_models, load_model
+from spliteasy.planning import Constraints, Plan, plan
+from spliteasy.profiling import Profile, profile
 from spliteasy.runlog import Evaluation, RunLog, StepRecord
 from spliteasy.seeding import step_seed
 from spliteasy.server.process import LocalServer
@@ -43,6 +45,7 @@ __all__ = [
     "Bytes",
     "Chain",
     "Codecs",
+    "Constraints",
     "Cut",
     "Cuts",
     "Device",
@@ -50,6 +53,8 @@ __all__ = [
     "Link",
     "LocalServer",
     "Measurement",
+    "Plan",
+    "Profile",
     "RunLog",
     "Split",
     "StepRecord",
@@ -69,6 +74,8 @@ __all__ = [
     "list_models",
     "load_model",
     "measure",
+    "plan",
+    "profile",
     "split",
     "step_seed",
     "sweep",

@@ -1,4 +1,4 @@
-"""The command ``spliteasy``: lab, demo, cuts, codecs, measure, serve, train, sweep."""
+"""The command ``spliteasy``: lab, demo, cuts, codecs, measure, serve, train, sweep, plan."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from spliteasy import __version__
 from spliteasy.errors import SplitEasyError
+from spliteasy.planning.command import add_plan
 from spliteasy.wire import MESSAGES
 
 __all__ = ["main"]
@@ -24,6 +25,7 @@ _EXAMPLES = """examples:
   spliteasy serve --port 8765                               a server for devices on this machine
   spliteasy train digits_cnn --at pool flatten --server http://127.0.0.1:8765
   spliteasy sweep --model digits_cnn --at pool flatten --chain "topk(0.1) | fp16" --out study.csv
+  spliteasy plan resnet50 --link lte --device 0.1           where to cut, what to send and how, for the shortest step
 """
 
 _MEASURED = """columns:
@@ -144,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--picture", type=Path, default=None, help="save a picture of the run here")
     train.set_defaults(run=_train)
     _add_sweep(commands)
+    add_plan(commands, _add_network)
     return parser
 
 

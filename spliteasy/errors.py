@@ -10,6 +10,8 @@
     ├── TrainingError        an optimizer, loss or argument of training that does not exist or does not fit
     │   ├── DataError        a batch, an input or a label that does not fit the network
     │   └── NonFiniteError   NaN or infinity, stopped before it reached an optimizer
+    ├── ProfileError         timings of another machine, torch or network, or that cannot be taken
+    ├── PlanError            a plan under constraints that cannot be met
     ├── ExerciseError        an exercise of the course that does not exist
     └── ServerError          anything that went wrong between device and server
         ├── ConnectionLost   no server there, or it went away in the middle of a call
@@ -34,6 +36,8 @@ __all__ = [
     "FrameError",
     "ModelError",
     "NonFiniteError",
+    "PlanError",
+    "ProfileError",
     "ProtocolError",
     "ServerError",
     "SessionError",
@@ -84,6 +88,14 @@ class DataError(TrainingError):
 
 class NonFiniteError(TrainingError):
     """NaN or infinity, stopped before it reached an optimizer."""
+
+
+class ProfileError(SplitEasyError):
+    """Timings of another machine, torch or network, or that cannot be taken."""
+
+
+class PlanError(SplitEasyError):
+    """A plan under constraints that cannot be met, or with a device, link or chain that it cannot use."""
 
 
 class ExerciseError(SplitEasyError, LookupError):

@@ -16,7 +16,7 @@ from spliteasy.propagation import storage_of
 from spliteasy.refusals import refuse_aliases, refuse_input_at_boundary, refuse_what_cannot_be_exact
 from spliteasy.segment import Segment, segment_graph
 
-__all__ = ["Route", "Split", "split"]
+__all__ = ["Route", "Split", "check_cuts", "split"]
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,17 @@ def split(
             f"{'they are the same' if found[0] == found[1] else 'swap them'}."
         )
     return Split(program, found)
+
+
+def check_cuts(program: Program, cuts: tuple[str, ...]) -> None:
+    """Raise `SplitError` where `Split` would for these cuts, in execution order, without making any segment."""
+    spans = _spans(program, cuts)
+    for training in (True, False):
+        boundaries = [_boundary(program, training, cut, program.batch + 1) for cut in cuts]
+        refuse_aliases(program.mode(training), spans[training], boundaries)
+    refuse_what_cannot_be_exact(program, spans)
+    if len(cuts) == 2:
+        refuse_input_at_boundary(program, cuts)
 
 
 def _spans(program: Program, cuts: tuple[str, ...]) -> dict[bool, list[tuple[int, int]]]:

@@ -15,7 +15,7 @@ import requests
 import spliteasy as se
 from spliteasy.cli import main
 
-COMMANDS = ["lab", "demo", "cuts", "codecs", "measure", "serve", "train", "sweep"]
+COMMANDS = ["lab", "demo", "cuts", "codecs", "measure", "serve", "train", "sweep", "plan"]
 
 
 def run(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -167,3 +167,16 @@ def test_demo_compares_five_runs(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("equal the unsplit ones to the bit") == 2
     assert picture.stat().st_size > 20_000
+
+
+def test_plan_prints_the_best_and_saves_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SPLITEASY_CACHE", str(tmp_path))
+    picture = tmp_path / "plan.png"
+    asked = ["plan", "digits_cnn", "--batch", "4", "--link", "3g", "--rtt", "10", "--mode", "double", "--chain", "fp16"]
+    assert main([*asked, "--picture", str(picture)]) == 0
+    text = capsys.readouterr().out
+    assert "best: double split A|B|C" in text and "runners-up:" in text and picture.stat().st_size > 1000
+    assert main([*asked, "--max-mb", "0.000001"]) == 1
+    assert "too many" in capsys.readouterr().err

@@ -1,0 +1,77 @@
+"""What a plan has to know of a device and of the calls between two processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from spliteasy.errors import PlanError
+
+__all__ = ["Computer", "SegmentMemory", "Wire", "speed_of"]
+
+SegmentMemory = Callable[[int, int], float]
+"""Takes two cuts by number, returns the bytes that training the segment between them takes at its peak; the last cut
+of a network stands for its end."""
+
+
+class HasSpeed(Protocol):
+    """Anything with a speed, such as a device."""
+
+    @property
+    def speed(self) -> float:
+        """Relative to this machine."""
+
+
+@dataclass(frozen=True)
+class Computer:
+    """A device (or server) for a plan.
+
+    Arguments:
+        speed: relative to this machine, on which the profile was made: 0.1 takes ten times as long.
+        memory_bytes: what training may take of its memory; infinity for no limit.
+        segment_memory: the peak bytes of training a segment between two cuts. Without it memory is not looked at.
+
+    Raises:
+        PlanError: for a speed or memory that is not above zero.
+    """
+
+    speed: float = 1.0
+    memory_bytes: float = math.inf
+    segment_memory: SegmentMemory | None = None
+
+    def __post_init__(self) -> None:
+        speed_of(self)
+        if not _is_number(self.memory_bytes) or not self.memory_bytes > 0:
+            raise PlanError(
+                f"Expected a device with memory, a number of bytes above zero; found {self.memory_bytes!r}. Give the "
+                "bytes that an app may take there, or leave it out for no limit."
+            )
+
+
+@dataclass(frozen=True)
+class Wire:
+    """What a call costs between two processes beside the link: Python, HTTP, sockets and copies of bytes.
+
+    ``call_seconds`` comes once a call, ``byte_seconds`` for each byte of a frame. The defaults were measured by
+    ``benchmarks/plan.py`` between two processes of a 2-core x86-64 machine over loopback.
+    """
+
+    call_seconds: float = 1e-3
+    byte_seconds: float = 1e-9
+
+
+def speed_of(device: float | HasSpeed) -> float:
+    """A speed given as a number or by something that has one. Raises `PlanError` unless it is above zero."""
+    speed: Any = device if isinstance(device, int | float) else getattr(device, "speed", None)
+    if not _is_number(speed) or not 0 < speed < math.inf:
+        raise PlanError(
+            f"Expected a device with a speed above zero, relative to this machine; found {speed!r}. Give 1.0 for this "
+            "machine, 0.1 for one ten times slower."
+        )
+    return float(speed)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
