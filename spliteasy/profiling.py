@@ -24,6 +24,7 @@ from spliteasy.optimization import Loss, check_optimizer, make_loss
 from spliteasy.profiles import cache_path, circumstances, here, load_timings, require_same, save_timings
 from spliteasy.program import Program
 from spliteasy.propagation import tensors_in
+from spliteasy.refusals import keeps_state_apart
 from spliteasy.seeding import preserved
 from spliteasy.splitting import Split
 from spliteasy.timing import LOSS, time_operations
@@ -74,6 +75,11 @@ class Profile:
         """The first cut that keeps the input on the device, where a double split may start."""
         return first_private(self.program, self.cuts)
 
+    @cached_property
+    def state_apart(self) -> bool:
+        """Whether no cut can share a parameter or buffer between device and server."""
+        return keeps_state_apart(self.program)
+
     @property
     def batch(self) -> int:
         """Samples in a batch."""
@@ -91,7 +97,7 @@ class Profile:
 
     def prepare(self) -> None:
         """Work out ahead what every plan asks for: bytes of all pairs of cuts, and shapes at another batch size."""
-        _ = self.traffic, self.first_private
+        _ = self.traffic, self.first_private, self.state_apart
         for training in (True, False):
             self.program.values_at(training, self.batch + 1)
 

@@ -13,7 +13,7 @@ from spliteasy.program import Mode, Program
 from spliteasy.propagation import storage_of, tensors_in
 from spliteasy.tracer import has_hooks
 
-__all__ = ["refuse_aliases", "refuse_input_at_boundary", "refuse_what_cannot_be_exact"]
+__all__ = ["keeps_state_apart", "refuse_aliases", "refuse_input_at_boundary", "refuse_what_cannot_be_exact"]
 
 Spans = Sequence[tuple[int, int]]
 """The positions (after, up to) of each segment."""
@@ -105,12 +105,7 @@ def _refuse_changed_constants(mode: Mode) -> None:
 def _refuse_shared_state(program: Program, mode: Mode, spans: Spans) -> None:
     """Parameters, and buffers that change, belong to the device or to the server."""
     users: dict[int, tuple[str, bool]] = {}
-    layered = {
-        id(buffer)
-        for node in mode.nodes
-        if node.op == "call_module"
-        for buffer in program.model.get_submodule(str(node.target)).buffers()
-    }
+    layered = _layered(program, mode)
     for index, (lo, hi) in enumerate(spans):
         on_server = index == 1
         for target, tensor in _state_of(program, mode, lo, hi, layered):
@@ -121,6 +116,27 @@ def _refuse_shared_state(program: Program, mode: Mode, spans: Spans) -> None:
                     f"{names} is a parameter or buffer that the device and the server both use; two copies trained "
                     "apart would not equal one. Cut so that both uses fall on one side."
                 )
+
+
+def keeps_state_apart(program: Program) -> bool:
+    """Whether no parameter or buffer is used by two operations, so that no cuts at all can share one between device and
+    server. False where that is not certain."""
+    for training in (True, False):
+        mode, end = program.mode(training), len(program.mode(training).nodes)
+        state = [id(tensor) for _, tensor in _state_of(program, mode, -1, end, _layered(program, mode))]
+        if len(set(state)) < len(state) or any(len(node.users) > 1 for node in mode.attributes(-1, end)):
+            return False
+    return True
+
+
+def _layered(program: Program, mode: Mode) -> set[int]:
+    """The buffers that layers hold."""
+    return {
+        id(buffer)
+        for node in mode.nodes
+        if node.op == "call_module"
+        for buffer in program.model.get_submodule(str(node.target)).buffers()
+    }
 
 
 def _state_of(program: Program, mode: Mode, lo: int, hi: int, layered: set[int]) -> Iterator[tuple[str, torch.Tensor]]:

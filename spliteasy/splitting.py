@@ -192,13 +192,18 @@ def split(
     return Split(program, found)
 
 
-def check_cuts(program: Program, cuts: tuple[str, ...]) -> None:
-    """Raise `SplitError` where `Split` would for these cuts, in execution order, without making any segment."""
+def check_cuts(program: Program, cuts: tuple[str, ...], *, boundaries_only: bool = False) -> None:
+    """Raise `SplitError` where `Split` would for these cuts, in execution order, without making any segment.
+
+    ``boundaries_only`` leaves out what is known already: that another cut of the same network is taken, and that its
+    operations keep their state apart (`spliteasy.refusals.keeps_state_apart`).
+    """
     spans = _spans(program, cuts)
     for training in (True, False):
         boundaries = [_boundary(program, training, cut, program.batch + 1) for cut in cuts]
         refuse_aliases(program.mode(training), spans[training], boundaries)
-    refuse_what_cannot_be_exact(program, spans)
+    if not boundaries_only:
+        refuse_what_cannot_be_exact(program, spans)
     if len(cuts) == 2:
         refuse_input_at_boundary(program, cuts)
 

@@ -326,3 +326,7 @@ def test_a_network_that_cannot_be_cut_twice_says_so(tmp_path: Path, monkeypatch:
     with pytest.raises(PlanError, match="other modes"):
         plan(known, link="lte", modes="double", chains=COSTS, progress=False)
     assert plan(known, link="lte", chains=COSTS, progress=False).best.mode in ("none", "single")
+
+
+def test_state_that_two_operations_use_is_noticed(profiles: list[Profile]) -> None:
+    assert [known.state_apart for known in profiles] == [False, True, True, True, True]  # Residual calls a norm twice

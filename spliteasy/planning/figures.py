@@ -39,6 +39,8 @@ def plot_plan(found: Plan) -> Picture:
     if best.numbers:
         axes.plot([best.numbers[0]], [best.seconds], "*", ms=15, color="#000000", label=f"best: {best.cuts[0]}")
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:.2g}")
     axes.set(xlabel="first cut, in execution order", ylabel="seconds a step", title=str(best))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#dddddd", lw=0.6)

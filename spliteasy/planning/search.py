@@ -147,6 +147,7 @@ class _Ranking:
     def __init__(self, known: Profile, costs: Sequence[ChainCost], prices: Prices) -> None:
         self._known, self._costs, self._prices = known, costs, prices
         self._allowed: dict[tuple[str, ...], bool] = {}
+        self._whole_checked = False
 
     def best_of(self, found: Sequence[_Best], count: int) -> list[Choice]:
         """The least ``count`` choices of some modes, each pair of cuts once."""
@@ -183,7 +184,8 @@ class _Ranking:
         if names not in self._allowed:
             try:
                 if names:
-                    check_cuts(self._known.program, names)
+                    check_cuts(self._known.program, names, boundaries_only=self._whole_checked)
+                    self._whole_checked = self._known.state_apart
                 self._allowed[names] = True
             except SplitError:
                 self._allowed[names] = False

@@ -1,0 +1,159 @@
+"""Plans against reality: how long a plan takes, and predicted against measured step times on emulated links.
+
+    python benchmarks/plan.py [--cases 30] [--steps 5] [--quick]
+
+Device and server are two processes on this machine. Between the split steps of a case an unsplit step is timed, and
+computing is predicted at the speed that the machine then had by the profile: where others use its cores too, its speed
+changes by more than any prediction could be off. Both errors are printed, with the profile's speed (`as is`) and with
+that of the moment. The links are emulated as `Trainer` does it. What a call costs
+besides the link (`spliteasy.planning.Wire`) is measured first, with the smallest network at two batch sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import sys
+import time
+
+import numpy as np
+import torch
+
+import spliteasy as se
+from spliteasy.planning import ChainCost, Wire, plan
+from spliteasy.planning.calibration import calibrated
+from spliteasy.planning.costs import Prices, parts_of
+from spliteasy.planning.space import Candidates, candidates
+from spliteasy.profiling import Profile
+from spliteasy.server.process import SETTINGS, server_environment
+from spliteasy.splitting import check_cuts
+
+NETWORKS = {"digits_cnn": ((1, 8, 8), 32), "resnet18": ((3, 64, 64), 8), "mobilenet_v3_small": ((3, 96, 96), 8),
+            "squeezenet1_1": ((3, 96, 96), 8)}  # fmt: skip
+CHAINS = ["raw", "fp16", "fp16 | zstd(1)", "topk(0.1) | fp16", "int8"]
+PARTS = {"device": ("a", "c"), "server": ("b",), "codecs": ("encode", "decode"), "link": ("up", "down", "trips")}
+PHASES = {"device": ("a_forward", "a_backward", "c", "update"), "server": ("b_forward", "b_backward"),
+          "codecs": ("encode", "decode"), "link": ("link",)}  # fmt: skip
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=30, help="random cases (default: 30)")
+    parser.add_argument("--steps", type=int, default=5, help="measured steps of each, after two (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="how long a plan takes, and nothing else")
+    options = parser.parse_args()
+    if sys.platform == "linux" and not all(name in os.environ for name in SETTINGS):
+        os.execve(sys.executable, [sys.executable, *sys.argv], server_environment())
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
+    how_long()
+    if not options.quick:
+        with se.LocalServer() as server:
+            wire = measured_wire(server.url)
+            predicted_against_measured(server.url, wire, options.cases, options.steps)
+
+
+def how_long() -> None:
+    """ResNet-152, 20 chains, all modes: seconds of a plan after profiling."""
+    known = se.profile("resnet152", (3, 64, 64), 2, repeats=1, progress=False)
+    costs = [ChainCost.given(se.Codecs(), 1 + place / 4, 1000 - 30 * place, 1000) for place in range(20)]
+    took = []
+    for _ in range(3):
+        started = time.perf_counter()
+        found = plan(known, link="lte", device=0.1, chains=costs, progress=False)
+        took.append(time.perf_counter() - started)
+    print(f"resnet152, 20 chains: {found.considered:,} choices, first plan {took[0]:.2f} s, then {min(took[1:]):.2f} s")
+
+
+def measured_wire(url: str) -> Wire:
+    """Seconds of a call and of a byte beside the link: two sizes of one message, `transfer` by the trainer's clock."""
+    rows = []
+    for batch in (1, 64):
+        parts = se.split(se.load_model("digits_cnn"), ("conv1", "relu2"), (1, 8, 8))
+        x, y = torch.rand(16 * batch, 1, 8, 8), torch.arange(16 * batch) % 10
+        with se.Trainer(parts, url, optimizer={"name": "SGD", "lr": 1e-6}) as trainer:
+            for _ in range(12):
+                record = trainer.step(x, y)
+            rows.append((record.total.http, trainer.log.seconds()["transfer"]))
+    (small, least), (large, most) = rows
+    byte = max((most - least) / (large - small), 0.0)
+    wire = Wire(max(least - byte * small, 0.0) / 2, byte)
+    print(f"a call costs {1e3 * wire.call_seconds:.2f} ms and {1e9 * wire.byte_seconds:.2f} ns a byte besides the link")
+    return wire
+
+
+def predicted_against_measured(url: str, wire: Wire, cases: int, steps: int) -> None:
+    """Random networks, modes, cuts, chains and links."""
+    chosen = random.Random(5)
+    errors: list[float] = []
+    as_is: list[float] = []
+    by_part: dict[str, list[float]] = {name: [] for name in PARTS}
+    kept: dict[str, tuple[Profile, list[ChainCost], list[Candidates]]] = {}
+    print(
+        f"{'network':20} {'cuts':38} {'chain':18} {'link':>22} {'predicted':>10} {'measured':>10} "
+        f"{'as is':>7} {'error':>7}"
+    )
+    while len(errors) < cases:
+        name = chosen.choice(list(NETWORKS))
+        shape, batch = NETWORKS[name]
+        if name not in kept:
+            known = se.profile(name, shape, batch, cache=False, progress=False)
+            kept[name] = known, calibrated(known, CHAINS, progress=False), candidates(known, ("single", "double"))
+        known, costs, spaces = kept[name]
+        space, cost = chosen.choice(spaces), chosen.choice(costs)
+        place = chosen.randrange(len(space.first))
+        link = se.Link(10 ** chosen.uniform(0.5, 2.5), 10 ** chosen.uniform(0.5, 2.5), chosen.uniform(0, 60))
+        cuts = tuple(known.cuts[int(number)].name for number in (space.first[place], space.last[place])[: space.calls])
+        try:
+            check_cuts(known.program, cuts)
+        except se.errors.SplitError:
+            continue
+        measured = _measure(url, name, known, cuts, cost, link, steps)
+        parts, _ = parts_of(space, place, cost, Prices.of(link, 1.0, 1.0, wire))
+        as_is.append(sum(parts.values()) / measured["total"] - 1)
+        speed = known.seconds / measured["unsplit"]
+        parts, _ = parts_of(space, place, cost, Prices.of(link, speed, speed, wire))
+        predicted = sum(parts.values())
+        errors.append(predicted / measured["total"] - 1)
+        for part, names in PARTS.items():
+            real = sum(measured[phase] for phase in PHASES[part])
+            by_part[part].append((sum(parts[one] for one in names) - real) / measured["total"])
+        line = f"{link.up_mbps:.0f}/{link.down_mbps:.0f} Mbit/s {link.rtt_ms:.0f} ms"
+        print(f"{name:20} {', '.join(cuts)[:38]:38} {cost.name:18} {line:>22} {1e3 * predicted:8.1f}ms "
+              f"{1e3 * measured['total']:8.1f}ms {100 * as_is[-1]:+6.1f}% {100 * errors[-1]:+6.1f}%",
+              flush=True)  # fmt: skip
+    sizes = np.abs(errors)
+    print(f"{len(errors)} cases: median error {100 * float(np.median(sizes)):.1f} %, worst {100 * sizes.max():.1f} %, "
+          f"within 15 %: {int((sizes <= 0.15).sum())}")  # fmt: skip
+    print(f"as is: median error {100 * float(np.median(np.abs(as_is))):.1f} %, worst {100 * np.abs(as_is).max():.1f} %")
+    for part, shares in by_part.items():
+        absolute = [abs(share) for share in shares]
+        print(
+            f"  {part}: median {100 * statistics.median(absolute):.1f} % of the step, worst {100 * max(absolute):.1f} %"
+        )
+
+
+def _measure(
+    url: str, name: str, known: Profile, cuts: tuple[str, ...], cost: ChainCost, link: se.Link, steps: int
+) -> dict[str, float]:
+    """Median seconds of a step, all phases from the same clock."""
+    shape, batch = known.input_shape, known.batch
+    digits = se.data.digits()[0]
+    x = se.data.photos(batch, shape[1]) if shape[0] == 3 else torch.stack([digits[place][0] for place in range(batch)])
+    y = torch.arange(batch) % 10
+    settings = {"name": "SGD", "lr": 1e-6}
+    split = se.split(se.load_model(name), cuts, shape)
+    plain = se.Trainer(se.split(se.load_model(name), (), shape), optimizer=settings)
+    with se.Trainer(split, url, cost.codecs, settings, link=link) as trainer:
+        for _ in range(2 + steps):
+            trainer.step(x, y)
+            plain.step(x, y)
+    records = trainer.log.records[2:]
+    found = {phase: statistics.median(record.seconds[phase] for record in records) for phase in records[0].seconds}
+    return {**found, "unsplit": statistics.median(record.seconds["total"] for record in plain.log.records[2:])}
+
+
+if __name__ == "__main__":
+    main()
