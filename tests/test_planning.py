@@ -17,6 +17,7 @@ from torch import nn
 
 import spliteasy as se
 from spliteasy.errors import PlanError, ProfileError, SplitError
+from spliteasy.memory import MemoryProfile
 from spliteasy.planning import ChainCost, Choice, Computer, Constraints, Plan, Wire, plan
 from spliteasy.planning.chains import Line, MessageCost, fit_line
 from spliteasy.planning.space import DEVICE_SENDS, MODES
@@ -195,6 +196,25 @@ def test_memory_that_nothing_fits_is_named_with_the_gap(profiles: list[Profile])
         plan(profiles[0], link="lte", device=device, chains=COSTS, progress=False)
 
 
+def test_a_device_has_memory_and_the_plan_keeps_to_it(profiles: list[Profile]) -> None:
+    known = profiles[0]
+    memory = MemoryProfile(known.program)
+    positions = {cut.name: known.program.train.position[cut.name] for cut in known.cuts}
+    whole = memory.before()[max(positions.values())]
+    free = plan(known, link=None, device=se.Device("slow", 1.0, 2 * whole), modes=("single", "double", "none"))
+    alike = plan(known, link=None, device=1.0)
+    assert (free.best.mode, free.best.cuts) == (alike.best.mode, alike.best.cuts), "memory that suffices changes nothing"
+    tight = plan(known, link=None, device=se.Device("small", 1.0, whole, share=0.6), modes=("single", "double"))
+    for choice in (tight.best, *tight.runners_up):
+        places = [positions[name] for name in choice.cuts]
+        taken = memory.before()[places[0]] + (memory.after()[places[1]] if len(places) == 2 else 0)
+        assert taken <= 0.6 * whole
+    with pytest.raises(PlanError, match="device memory of"):
+        plan(known, link=None, device=se.Device("tiny", 1.0, 64))
+    with pytest.raises(PlanError, match="Did you mean 'iphone-xr'"):
+        plan(known, link=None, device="iphone")
+
+
 def test_limits_that_exclude_each_other_are_both_named(profiles: list[Profile]) -> None:
     known = profiles[0]
     deep = Constraints(min_operations=5)
@@ -213,7 +233,7 @@ def test_limits_that_exclude_each_other_are_both_named(profiles: list[Profile]) 
         ({"chains": []}, "Expected chains"),
         ({"chains": ["pca(4)"]}, "fitted first"),
         ({"device": 0}, "speed above zero"),
-        ({"device": "fast"}, "speed above zero"),
+        ({"device": "fast"}, "one of this-machine, iphone-xr, or a speed"),
         ({"server": -1.0}, "speed above zero"),
     ],
 )

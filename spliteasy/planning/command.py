@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from spliteasy.device import DEVICES
 from spliteasy.link import LINKS, Link
 from spliteasy.models import input_size_of, load_model
 from spliteasy.planning.constraints import Constraints
@@ -42,8 +43,9 @@ def add_plan(commands: Any, add_network: Callable[[argparse.ArgumentParser, bool
     parser.add_argument("--up", type=float, default=None, help="megabits a second to the server (default: the link's)")
     parser.add_argument("--down", type=float, default=None, help="megabits a second back (default: the link's)")
     parser.add_argument("--rtt", type=float, default=None, help="round trip in milliseconds (default: the link's)")
-    parser.add_argument("--device", type=float, default=0.1,
-                      help="the device's speed relative to this machine (default: 0.1, ten times slower)")  # fmt: skip
+    parser.add_argument("--device", type=_device, default=0.1,
+                      help="its speed relative to this machine (default: 0.1, ten times slower), or a name, whose "
+                           f"memory counts too: {', '.join(DEVICES)}")  # fmt: skip
     parser.add_argument("--server", type=float, default=1.0, help="the server's speed, likewise (default: 1)")
     parser.add_argument("--chain", action="append", default=[], metavar="CHAIN",
                       help="a chain to choose from; may be repeated (default: raw)")  # fmt: skip
@@ -56,6 +58,13 @@ def add_plan(commands: Any, add_network: Callable[[argparse.ArgumentParser, bool
     parser.add_argument("--top", type=int, default=5, help="runners-up to list (default: 5)")
     parser.add_argument("--picture", type=Path, default=None, help="save step time against cut here")
     parser.set_defaults(run=_plan)
+
+
+def _device(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _plan(options: argparse.Namespace, given: Sequence[str]) -> None:

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from spliteasy.errors import PlanError
+from spliteasy.device import DEVICES, Device
+from spliteasy.errors import PlanError, suggest
+from spliteasy.memory import MemoryProfile
+from spliteasy.profiling import Profile
 
-__all__ = ["Computer", "SegmentMemory", "Wire", "speed_of"]
+__all__ = ["Computer", "SegmentMemory", "Wire", "computer_of", "speed_of"]
 
 SegmentMemory = Callable[[int, int], float]
 """Takes two cuts by number, returns the bytes that training the segment between them takes at its peak; the last cut
@@ -61,6 +64,33 @@ class Wire:
 
     call_seconds: float = 2.8e-3
     byte_seconds: float = 0.6e-9
+
+
+def computer_of(device: float | str | HasSpeed, profile: Profile) -> Computer:
+    """What a plan needs of a device: given as a speed, a `Device` or its name in `DEVICES`, or ready made.
+
+    A `Device` has memory: what an app gets of it, against the predicted peak of segments trained with plain SGD
+    (`spliteasy.memory`). Raises `PlanError` for a name or a speed that is none.
+    """
+    if isinstance(device, str):
+        if device not in DEVICES:
+            raise PlanError(
+                f"Expected a device, one of {', '.join(DEVICES)}, or a speed; found {device!r}."
+                f"{suggest(device, DEVICES)}"
+            )
+        device = DEVICES[device]
+    if isinstance(device, Computer):
+        return device
+    if not isinstance(device, Device):
+        return Computer(speed_of(device))
+    memory = MemoryProfile(profile.program)
+    before, after = memory.before(), memory.after()
+    places = [profile.program.train.position[cut.name] for cut in profile.cuts]
+
+    def segment_memory(lo: int, hi: int) -> float:
+        return before[places[hi]] if lo == 0 else after[places[lo]]
+
+    return Computer(device.speed, device.available_bytes, segment_memory)
 
 
 def speed_of(device: float | HasSpeed) -> float:

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from torch import nn
 
+from spliteasy.device import Device
 from spliteasy.errors import PlanError, SplitError, suggest
 from spliteasy.link import LINKS, Link
 from spliteasy.planning.calibration import AnyChain, calibrated
 from spliteasy.planning.chains import ChainCost
 from spliteasy.planning.constraints import Constraints, Limit, limits, require_possible
 from spliteasy.planning.costs import Prices, parts_of, step_seconds
-from spliteasy.planning.device import Computer, Wire, speed_of
+from spliteasy.planning.device import Computer, Wire, computer_of, speed_of
 from spliteasy.planning.result import Choice, Curve, Plan
 from spliteasy.planning.space import MODES, Candidates, Numbers, candidates
 from spliteasy.profiling import Profile, Seconds, profile
@@ -29,7 +30,7 @@ def plan(
     model: nn.Module | str | Profile,
     *,
     link: Link | str | None,
-    device: float | Computer = 1.0,
+    device: float | str | Device | Computer = 1.0,
     server: float | Computer = 1.0,
     batch: int = 32,
     input_shape: Sequence[int] | None = None,
@@ -50,8 +51,9 @@ def plan(
     Arguments:
         model: a network or its name, which is then profiled (or found in the cache), or its `Profile`.
         link: a link, its name in `LINKS`, or None for one that costs nothing.
-        device: its speed relative to this machine, or a `Computer` with memory.
-        server: likewise.
+        device: a `Device` or its name in `DEVICES`, whose memory the plan keeps to; a speed relative to this machine;
+            or a `Computer`.
+        server: its speed relative to this machine, or a `Computer`.
         batch: samples in a batch; a profile has its own.
         input_shape: of one sample; by default the network's own.
         chains: what to choose from: notation, chains, `Codecs`, or a `ChainCost` that is known already.
@@ -68,7 +70,7 @@ def plan(
     known = model if isinstance(model, Profile) else profile(model, input_shape, batch, progress=progress)
     known.require_current()
     asked, limit, line = _modes(modes), constraints or Constraints(), _link(link)
-    computer = device if isinstance(device, Computer) else Computer(speed_of(device))
+    computer = computer_of(device, known)
     prices = Prices.of(line, computer.speed, speed_of(server), wire or Wire())
     costs = calibrated(known, chains, progress)
     spaces = candidates(known, asked)
