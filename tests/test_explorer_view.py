@@ -376,9 +376,10 @@ def test_measure_can_be_waited_for(explorer: Explorer, view: View) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"model": "digits_cnn", "at": ("pool", "dropout"), "batch": 4},
+        {"model": "digits_cnn", "at": ("pool", "dropout"), "batch": 4, "codecs": "topk(0.1) | fp16"},
         {
             "model": "densenet121",
+            "codecs": 'pca(2, axis="channel") | int8',
             "input_shape": (3, 64, 64),
             "batch": 2,
             "num_classes": 7,
@@ -387,10 +388,8 @@ def test_measure_can_be_waited_for(explorer: Explorer, view: View) -> None:
         {"model": "resnet18", "input_shape": (3, 64, 96), "at": "layer1.0.conv1"},
     ],
 )
-@pytest.mark.parametrize("codecs", ["topk(0.1) | fp16", 'pca(2, axis="channel") | int8'])
-def test_the_snippet_computes_the_same_numbers(arguments: dict[str, Any], codecs: str) -> None:
+def test_the_snippet_computes_the_same_numbers(arguments: dict[str, Any]) -> None:
     explorer = explore(**arguments)
-    explorer.state.update(codecs=codecs)
     printed: list[tuple[Any, ...]] = []
     state = torch.get_rng_state()
     try:

@@ -449,12 +449,13 @@ server.stop()
 costs = {name: (row["calls"], row["B up"], row["B down"]) for name, row in arrangements.iterrows()}
 costs["double, with codecs"] = (2, sizes["activations"].http + sizes["output_gradients"].http,
                                 sizes["outputs"].http + sizes["input_gradients"].http)
+links = [se.LINKS[name] for name in ("lan", "fios", "cable", "lte", "4g", "3g")]
 seconds = pandas.DataFrame({
     link.name: {name: link.seconds(up, down, calls=calls) for name, (calls, up, down) in costs.items()}
-    for link in se.LINKS.values()
+    for link in links
 })
 more = seconds.loc["double at pool, flatten"] - seconds.loc["single at pool"]
-waiting = pandas.Series({link.name: link.rtt_ms / 1000 for link in se.LINKS.values()}) / more
+waiting = pandas.Series({link.name: link.rtt_ms / 1000 for link in links}) / more
 for name in ("single at pool", "double at pool, flatten"):
     print(f"computing a step, here: {1000 * arrangements.loc[name, 'seconds']:.0f} ms ({name})")
 print("of what the double split takes longer, waiting is:",
