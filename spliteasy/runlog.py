@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from spliteasy.device import Device
     from spliteasy.link import Link
 
-__all__ = ["PHASES", "Evaluation", "RunLog", "StepRecord", "Stopwatch"]
+__all__ = [
+    "CODEC_PHASES",
+    "DEVICE_PHASES",
+    "PHASES",
+    "SERVER_PHASES",
+    "Evaluation",
+    "RunLog",
+    "StepRecord",
+    "Stopwatch",
+]
 
 PHASES = (
     "a_forward", "encode", "transfer", "link", "b_forward", "decode",
@@ -27,6 +36,11 @@ PHASES = (
 )  # fmt: skip
 """The phases of a step: what the device computes (A, C, its update, encoding and decoding), what the server computes
 (B), what the calls took beyond that (`transfer`), and what an emulated link added (`link`)."""
+
+DEVICE_PHASES = ("a_forward", "c", "a_backward", "update")
+SERVER_PHASES = ("b_forward", "b_backward")
+CODEC_PHASES = ("encode", "decode")
+"""Who computes: the device, the server, and codecs on either side."""
 
 _COLORS = {"a_forward": "#1b9e77", "a_backward": "#66c2a5", "c": "#a6d854", "update": "#c7e9c0", "encode": "#fdbf6f",
            "decode": "#ff7f00", "transfer": "#bdbdbd", "link": "#636363", "b_forward": "#7570b3",
@@ -193,7 +207,7 @@ class RunLog(Sequence[StepRecord]):
         steps = max(len(self.records), 1)
         sizes = {m: sum((r.bytes.get(m, Bytes()) for r in self.records), Bytes()) for m in MESSAGES}
         for name, size in [*sizes.items(), ("total", sum(sizes.values(), Bytes()))]:
-            sent = size.http or size.frame
+            sent = size.sent
             rows[name] = {
                 "raw": size.raw / steps,
                 "frame": size.frame / steps,

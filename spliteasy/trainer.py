@@ -424,6 +424,6 @@ def _with_bar(loader: Iterable[Batch], label: str, progress: bool, log: RunLog) 
         for batch in loader:
             yield batch
             last = log.records[-1]
-            sent = last.total.http or last.total.frame
+            sent = last.total.sent
             bar.set_postfix_str(f"loss {last.loss:.4f}, {sent / 1e6:.2f} MB a step", refresh=False)
             bar.update()

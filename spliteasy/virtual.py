@@ -6,12 +6,10 @@ from dataclasses import replace
 
 from spliteasy.device import Device
 from spliteasy.link import Link
-from spliteasy.runlog import RunLog, StepRecord
+from spliteasy.runlog import DEVICE_PHASES, RunLog, StepRecord
 from spliteasy.volume import sent_both_ways
 
 __all__ = ["virtual_log"]
-
-_ON_DEVICE = ("a_forward", "c", "a_backward", "update")
 
 
 def virtual_log(log: RunLog, link: Link | None = None, device: Device | None = None) -> RunLog:
@@ -40,7 +38,9 @@ def _on(record: StepRecord, link: Link | None, speed: float) -> StepRecord:
         trips = range(2 if "outputs" in record.bytes else 1)
         taken = link.seconds(up, down, 0) + sum(link.round_trip(record.step, call) for call in trips) if link else 0.0
         seconds["link"] = taken
-    seconds |= {phase: seconds.get(phase, 0.0) / speed for phase in _ON_DEVICE}
-    change = sum(seconds[phase] - record.seconds.get(phase, 0.0) for phase in (*_ON_DEVICE, "link") if phase in seconds)
+    seconds |= {phase: seconds.get(phase, 0.0) / speed for phase in DEVICE_PHASES}
+    change = sum(
+        seconds[phase] - record.seconds.get(phase, 0.0) for phase in (*DEVICE_PHASES, "link") if phase in seconds
+    )
     seconds["total"] = record.seconds.get("total", 0.0) + change
     return replace(record, seconds=seconds)

@@ -6,15 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from spliteasy.device import TRAINING_MACS, Device
-from spliteasy.wire import MESSAGES, Bytes
+from spliteasy.wire import MESSAGES, UPWARD, Bytes
 
 if TYPE_CHECKING:
     import pandas
 
 __all__ = ["Step", "epoch_costs", "message_costs", "sent_both_ways", "step_cost"]
-
-_UP = ("activations", "output_gradients")
-_DOWN = ("outputs", "input_gradients")
 
 
 class Step(Protocol):
@@ -39,8 +36,8 @@ class Step(Protocol):
 
 def sent_both_ways(step: Step) -> tuple[int, int]:
     """Bytes that the device sent and received in a step: over HTTP with headers, in-process the frames."""
-    up, down = (sum((step.bytes.get(m, Bytes()) for m in messages), Bytes()) for messages in (_UP, _DOWN))
-    return up.http or up.frame, down.http or down.frame
+    up = sum(size.sent for message, size in step.bytes.items() if message in UPWARD)
+    return up, sum(size.sent for size in step.bytes.values()) - up
 
 
 def step_cost(step: Step, device_macs: int, device: Device) -> dict[str, float]:
@@ -66,8 +63,8 @@ def message_costs(steps: Sequence[Step], device_macs: int, device: Device) -> di
     costs: dict[str, dict[str, float]] = {}
     for message in MESSAGES:
         size = sum((step.bytes.get(message, Bytes()) for step in steps), Bytes())
-        sent = size.http or size.frame
-        joules = device.joules(0, *((sent, 0) if message in _UP else (0, sent)))
+        sent = size.sent
+        joules = device.joules(0, *((sent, 0) if message in UPWARD else (0, sent)))
         costs[message] = _cost(sent / 1e6 / max(samples, 1), joules, count)
     ways = [sent_both_ways(step) for step in steps]
     up, down = sum(way[0] for way in ways), sum(way[1] for way in ways)

@@ -27,10 +27,13 @@ from spliteasy.codecs.state import flatten
 from spliteasy.errors import CodecError, FrameError, NonFiniteError, TrainingError
 from spliteasy.strides import is_offset, is_pattern, laid_out, offset_of, pattern_of, placed
 
-__all__ = ["MESSAGES", "Bytes", "Codecs", "Frame", "Message", "Streams", "as_codecs", "empty_buffer"]
+__all__ = ["MESSAGES", "UPWARD", "Bytes", "Codecs", "Frame", "Message", "Streams", "as_codecs", "empty_buffer"]
 
 MESSAGES = ("activations", "outputs", "output_gradients", "input_gradients")
 """The four messages of a step, in order: A→B, B→C, C→B, B→A."""
+
+UPWARD = ("activations", "output_gradients")
+"""Those that go from the device to the server."""
 
 _VERSION = 1
 _SIDE = {"activations": "first", "input_gradients": "first", "outputs": "second", "output_gradients": "second"}
@@ -49,6 +52,11 @@ class Bytes:
 
     def __add__(self, other: Bytes) -> Bytes:
         return Bytes(self.raw + other.raw, self.frame + other.frame, self.http + other.http)
+
+    @property
+    def sent(self) -> int:
+        """What travels: HTTP with its headers, in-process the frame."""
+        return self.http or self.frame
 
 
 @dataclass(frozen=True)

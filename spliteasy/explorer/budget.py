@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from spliteasy.explorer.facts import Facts, Message
 from spliteasy.explorer.trial import MessageTrial, Trial
+from spliteasy.runlog import DEVICE_PHASES, SERVER_PHASES
 from spliteasy.wire import Codecs
 
 __all__ = ["KINDS", "Budget", "Part", "budget"]
@@ -14,8 +15,6 @@ __all__ = ["KINDS", "Budget", "Part", "budget"]
 KINDS = ("device", "codecs", "up", "server", "down", "trips")
 """What takes time: computing A and C, encoding and decoding, bytes to the server, computing B, bytes back, and the
 round trips of the calls."""
-
-_DEVICE, _SERVER = ("a_forward", "c", "a_backward", "update"), ("b_forward", "b_backward")
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def _computing(facts: Facts, step: Trial | None) -> tuple[list[Part], int]:
         return [], 0
     share = facts.batch / step.plan.photographs
     seconds = {name: share * sum(step.seconds[phase] for phase in phases) for name, phases in
-               (("device", _DEVICE), ("server", _SERVER))}  # fmt: skip
+               (("device", DEVICE_PHASES), ("server", SERVER_PHASES))}  # fmt: skip
     letters = "A and C" if len(facts.at) == 2 else "A"
     parts = [
         Part("device", f"device computes {letters}", seconds["device"]),

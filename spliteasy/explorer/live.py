@@ -10,7 +10,8 @@ from spliteasy.explorer.training import STEPS
 from spliteasy.explorer.wording import TIMES, duration, size
 from spliteasy.link import Link
 from spliteasy.runlog import StepRecord
-from spliteasy.wire import MESSAGES
+from spliteasy.volume import sent_both_ways
+from spliteasy.wire import MESSAGES, UPWARD
 
 __all__ = ["training_html"]
 
@@ -23,9 +24,9 @@ def training_html(records: Sequence[StepRecord], link: Link, own: bool) -> str:
         return ""
     last = records[-1]
     raw = sum(size.raw for size in last.bytes.values())
-    sent = sum(size.http or size.frame for size in last.bytes.values())
-    up = sum(_sent(last, name) for name in ("activations", "output_gradients"))
-    seconds = link.seconds(up, sent - up, calls=max(1, len(last.bytes) // 2))
+    up, down = sent_both_ways(last)
+    sent = up + down
+    seconds = link.seconds(up, down, calls=max(1, len(last.bytes) // 2))
     where = "both sides in this process" if own else "device and server are two processes"
     words = (
         f"step {len(records)} of {STEPS}, {last.samples} digits each, {where}: loss <b>{last.loss:.4f}</b>; "
@@ -36,11 +37,6 @@ def training_html(records: Sequence[StepRecord], link: Link, own: bool) -> str:
         f'<div class="spliteasy"><h4>Training</h4><div class="se-facts"><div>{_loss(records)}</div>'
         f'<div>{_bytes(last)}</div></div><p class="se-note">{words}.</p></div>'
     )
-
-
-def _sent(record: StepRecord, message: str) -> int:
-    found = record.bytes.get(message)
-    return (found.http or found.frame) if found else 0
 
 
 def _loss(records: Sequence[StepRecord]) -> str:
@@ -71,8 +67,8 @@ def _bytes(record: StepRecord) -> str:
     for name in MESSAGES:
         if name not in record.bytes:
             continue
-        raw, sent = record.bytes[name].raw, _sent(record, name)
-        kind = "up" if name in ("activations", "output_gradients") else "down"
+        raw, sent = record.bytes[name].raw, record.bytes[name].sent
+        kind = "up" if name in UPWARD else "down"
         rows.append(
             f'<div class="se-message"><code>{name}</code><span class="se-track"><span class="se-rest" '
             f'style="width:{100 * raw / most:.2f}%"></span><span class="se-{kind}" '

@@ -10,13 +10,14 @@ import numpy.typing as npt
 
 from spliteasy.profiling import Profile, Seconds
 from spliteasy.seeding import STATE_BYTES
+from spliteasy.wire import MESSAGES, UPWARD
 
 __all__ = ["DEVICE_SENDS", "MODES", "Candidates", "candidates"]
 
 MODES = ("single", "double", "none")
 """A|B with the labels on the server, A|B|C with inputs and labels on the device, and all on the device."""
 
-DEVICE_SENDS = {"activations": True, "outputs": False, "output_gradients": True, "input_gradients": False}
+DEVICE_SENDS = {message: message in UPWARD for message in MESSAGES}
 """Each message, and whether it goes from the device to the server."""
 
 _LABEL_BYTES = 8

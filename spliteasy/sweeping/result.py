@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spliteasy.errors import TrainingError
 from spliteasy.link import Link
+from spliteasy.runlog import CODEC_PHASES, DEVICE_PHASES, SERVER_PHASES
 from spliteasy.sweeping.grid import RAW
 from spliteasy.sweeping.store import write_table
 
@@ -20,10 +21,6 @@ __all__ = ["KEYS", "Sweep"]
 
 KEYS = ["model", "cut", "chain"]
 """What a row of the table is about."""
-
-_DEVICE = ("a_forward", "c", "a_backward", "update")
-_SERVER = ("b_forward", "b_backward")
-_CODEC = ("encode", "decode")
 
 
 class Sweep:
@@ -127,8 +124,11 @@ class Sweep:
             "saving": raw / (up + down) if up + down else float("nan"),
             "counted": group["counted"].iloc[0], "fitted_bytes": group["fitted_bytes"].mean(),
         }  # fmt: skip
-        seconds = {phase: float(group[f"seconds.{phase}"].median()) for phase in (*_DEVICE, *_SERVER, *_CODEC)}
-        for name, phases in (("device", _DEVICE), ("server", _SERVER), ("codec", _CODEC)):
+        seconds = {
+            phase: float(group[f"seconds.{phase}"].median())
+            for phase in (*DEVICE_PHASES, *SERVER_PHASES, *CODEC_PHASES)
+        }
+        for name, phases in (("device", DEVICE_PHASES), ("server", SERVER_PHASES), ("codec", CODEC_PHASES)):
             row[f"{name}_seconds"] = sum(seconds[phase] for phase in phases)
         computing = sum(seconds.values())
         steps = group["steps"].mean() / self.settings["training"]["epochs"]

@@ -17,11 +17,10 @@ from spliteasy.runlog import PHASES, RunLog
 from spliteasy.splitting import Split
 from spliteasy.sweeping.grid import Grid, Run
 from spliteasy.trainer import Trainer
-from spliteasy.wire import MESSAGES, Bytes, Codecs
+from spliteasy.wire import MESSAGES, UPWARD, Bytes, Codecs
 
 __all__ = ["TIMES", "compute"]
 
-_UP = ("activations", "output_gradients")
 
 TIMES = ("wall_seconds", *(f"seconds.{phase}" for phase in PHASES))
 """The columns of a row that differ when a run is repeated; all others are equal, for the same build and threads."""
@@ -114,7 +113,7 @@ def _sizes(log: RunLog) -> dict[str, Any]:
     for message in MESSAGES:
         size = sum((record.bytes.get(message, Bytes()) for record in log), Bytes())
         row |= {f"bytes.{message}.{kind}": getattr(size, kind) / samples for kind in ("raw", "frame", "http")}
-        way["up" if message in _UP else "down"] += (size.http or size.frame) / samples
+        way["up" if message in UPWARD else "down"] += size.sent / samples
     return {
         "raw_bytes_per_sample": sum(row[f"bytes.{message}.raw"] for message in MESSAGES),
         "up_bytes_per_sample": way["up"],

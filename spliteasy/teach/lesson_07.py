@@ -165,7 +165,7 @@ def _project(answer: Any) -> str:
     expect(first, "Segment A has no parameters: what the server gets can be turned back into the picture. Cut later.")
     expect(len(answer.log), "It has not been trained yet: call trainer.fit(...).")
     total = sum((record.total for record in answer.log), Bytes())
-    times = total.raw / (total.http or total.frame)
+    times = total.raw / total.sent
     accuracy = _accuracy(model)
     found = f"{times:.1f} times fewer bytes, {accuracy:.1%} of the test digits right"
     expect(times >= 10 or accuracy >= 0.9, f"{found}. Start with a chain for each of the four messages.")
