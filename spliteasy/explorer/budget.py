@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from spliteasy.explorer.facts import Facts, Message
 from spliteasy.explorer.trial import MessageTrial, Trial
+from spliteasy.explorer.wording import round_trips
 from spliteasy.runlog import DEVICE_PHASES, SERVER_PHASES
 from spliteasy.wire import Codecs
 
@@ -57,9 +58,7 @@ def budget(
 ) -> Budget:
     """The budget of what is chosen: ``measured`` by message and chain, ``step`` the last trial at these cuts."""
     computing, samples = _computing(facts, step)
-    trips = Part(
-        "trips", f"{facts.calls} round trip{'s' if facts.calls > 1 else ''}", facts.calls * facts.link.rtt_ms / 1e3
-    )
+    trips = Part("trips", round_trips(facts.calls), facts.calls * facts.link.rtt_ms / 1e3)
     raw = [_sent(facts, message, message.nbytes) for message in facts.messages]
     rows = {m.name: measured.get((m.name, repr(codecs.chain(m.name)))) for m in facts.messages if m.tensors}
     missing = tuple(name for name, row in rows.items() if row is None and repr(codecs.chain(name)) != "raw")

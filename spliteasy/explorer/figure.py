@@ -11,7 +11,7 @@ from spliteasy.explorer.facts import Facts
 from spliteasy.explorer.render import FEW, OWNERS
 from spliteasy.explorer.skyline import Skyline
 from spliteasy.explorer.style import SEGMENT_COLORS
-from spliteasy.explorer.wording import amount, arithmetic, bandwidth, duration, share, size
+from spliteasy.explorer.wording import amount, arithmetic, bandwidth, duration, round_trips, share, size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,7 +89,7 @@ def static_html(picture: Skyline, facts: Facts, image: bytes) -> str:
         f"<th>multiply-accumulates a sample</th></tr></thead><tbody>{rows}</tbody></table>"
         f"<table><thead><tr><th>message</th><th>way</th><th>raw size</th><th>on {link}</th></tr></thead>"
         f"<tbody>{messages}<tr><td>one training step</td><td></td><td>{size(facts.nbytes)}</td>"
-        f"<td>{duration(facts.seconds)}, {facts.calls} round trip{'s' if facts.calls > 1 else ''} included</td></tr>"
+        f"<td>{duration(facts.seconds)}, {round_trips(facts.calls)} included</td></tr>"
         "</tbody></table>"
     )
 

@@ -6,7 +6,7 @@ from html import escape
 
 from spliteasy.explorer.budget import KINDS, Budget, Part
 from spliteasy.explorer.facts import Facts, Message
-from spliteasy.explorer.wording import TIMES, bandwidth, duration, size
+from spliteasy.explorer.wording import TIMES, bandwidth, duration, round_trips, size
 from spliteasy.wire import Codecs
 
 __all__ = ["budget_html"]
@@ -103,10 +103,9 @@ def _total(budget: Budget, facts: Facts) -> str:
         seconds = sum(part.seconds for part in budget.sent if part.kind in ("up", "down", "trips"))
         smaller = f"{facts.nbytes / sent:.3g}{TIMES}" if sent else "–"
         cells = f"<td>{size(sent)}</td><td>{smaller}</td><td>{duration(seconds)}</td>"
-    trips = f"{facts.calls} round trip{'s' if facts.calls > 1 else ''}"
     return (
-        f'<tr class="se-total"><td>one step</td><td class="se-left">with {trips}</td><td>{size(facts.nbytes)}</td>'
-        f"<td>{duration(link)}</td><td></td>{cells}</tr>"
+        f'<tr class="se-total"><td>one step</td><td class="se-left">with {round_trips(facts.calls)}</td>'
+        f"<td>{size(facts.nbytes)}</td><td>{duration(link)}</td><td></td>{cells}</tr>"
     )
 
 

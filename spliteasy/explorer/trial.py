@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from spliteasy.calibrating import calibrate
@@ -112,7 +113,10 @@ def run_trial(
     labels = photograph_labels(len(images), plan.classes or 1)
     learns = plan.classes is not None
     with OwnGenerator(SEED, check):
-        codecs = _fitted(plan, parts, progress) if learns else plan.codecs
+        codecs = plan.codecs
+        if plan.classes is not None:
+            others = _others(plan, plan.classes, progress)
+            codecs = calibrate(parts, codecs, others, batches=FITTED_ON, progress=False)
         progress(0.3, f"{len(images)} photographs through the network" + (" and back" if learns else ""))
         crossing = crossing_tensors(parts, images, labels, seed=SEED, gradients=learns)
     floating = {
@@ -163,23 +167,14 @@ def build(
     return split(model, at=at, input_shape=input_shape).train()
 
 
-def _fitted(plan: TrialPlan, parts: Split, progress: Callable[[float, str], None]) -> Codecs:
-    """The chains, those that need it fitted to other photographs."""
-    if not any(plan.codecs.chain(name).unfitted for name in _sent(plan)):
-        return plan.codecs
+def _others(
+    plan: TrialPlan, classes: int, progress: Callable[[float, str], None]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Other photographs to fit codecs to, made when they are asked for: only if there is one to fit."""
     progress(0.2, "fitting codecs to other photographs")
-    assert plan.classes is not None
-    labels = photograph_labels(plan.photographs, plan.classes)
-    batches = [
-        (photographs(plan.input_shape, plan.photographs, SEED + 1 + number), labels) for number in range(FITTED_ON)
-    ]
-    return calibrate(parts, plan.codecs, batches, batches=FITTED_ON, progress=False)
-
-
-def _sent(plan: TrialPlan) -> tuple[str, ...]:
-    """The messages of a step."""
-    forward, backward = ("activations", "outputs")[: len(plan.at)], ("input_gradients", "output_gradients")
-    return (*forward, *backward[: len(plan.at)])
+    labels = photograph_labels(plan.photographs, classes)
+    for number in range(FITTED_ON):
+        yield photographs(plan.input_shape, plan.photographs, SEED + 1 + number), labels
 
 
 def _summed(message: str, chain: str, frame: int, measured: Sequence[tuple[Measurement, float]]) -> MessageTrial:

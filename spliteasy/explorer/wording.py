@@ -8,7 +8,18 @@ from collections.abc import Sequence
 from spliteasy.cuts import Cut, CutTensor
 from spliteasy.link import Link
 
-__all__ = ["TIMES", "amount", "arithmetic", "bandwidth", "duration", "shape_of", "share", "size", "tooltip"]
+__all__ = [
+    "TIMES",
+    "amount",
+    "arithmetic",
+    "bandwidth",
+    "duration",
+    "round_trips",
+    "shape_of",
+    "share",
+    "size",
+    "tooltip",
+]
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 """Between the sizes of a shape, and after a ratio."""
@@ -60,6 +71,11 @@ def bandwidth(link: Link, short: bool = False) -> str:
     if short:
         return f"{up} up, {down} down Mbit/s, {link.rtt_ms:g} ms"
     return f"{up} Mbit/s up, {down} down, {link.rtt_ms:g} ms round trip"
+
+
+def round_trips(calls: int) -> str:
+    """``1 round trip``, ``2 round trips``."""
+    return f"{calls} round trip{'s' if calls > 1 else ''}"
 
 
 def shape_of(tensor: CutTensor) -> tuple[str, str]:
