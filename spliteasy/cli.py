@@ -235,7 +235,7 @@ def _measure(options: argparse.Namespace, given: Sequence[str]) -> None:
 
     from spliteasy.crossing import crossing_tensors
     from spliteasy.errors import DataError
-    from spliteasy.explorer.pictures import photographs
+    from spliteasy.inputs import photographs
     from spliteasy.measuring import measure
     from spliteasy.models import input_size_of, load_model
     from spliteasy.splitting import split

@@ -26,7 +26,7 @@ from spliteasy.errors import CutError, TrainingError
 from spliteasy.optimization import check_optimizer
 from spliteasy.program import Program
 from spliteasy.propagation import tensors_in
-from spliteasy.saving import Saved, saved_storages
+from spliteasy.saved_tensors import Saved, saved_storages
 
 if TYPE_CHECKING:
     import pandas

@@ -17,11 +17,11 @@ from spliteasy.errors import CodecError, CutError, DataError, ModelError, SplitE
 from spliteasy.explorer.choices import DOUBLE, SINGLE, parse_shape, preset_chains, preset_codecs, usual_codecs
 from spliteasy.explorer.facts import facts
 from spliteasy.explorer.network import Network, blueprint
-from spliteasy.explorer.pictures import digit_batches, photographs
 from spliteasy.explorer.randomness import OwnGenerator
 from spliteasy.explorer.state import ExplorerState
 from spliteasy.explorer.training import STEPS, Training
 from spliteasy.explorer.trial import Cancelled, run_trial
+from spliteasy.inputs import digit_batches, photographs
 from spliteasy.link import LINKS, Link
 from spliteasy.models import load_model
 from spliteasy.splitting import split

@@ -10,9 +10,9 @@ from torch import nn
 
 from spliteasy.calibrating import calibrate
 from spliteasy.errors import DataError
-from spliteasy.explorer.pictures import digit_batches
 from spliteasy.explorer.randomness import OwnGenerator
 from spliteasy.explorer.trial import FITTED_ON, SEED, Cancelled, build
+from spliteasy.inputs import digit_batches
 from spliteasy.runlog import RunLog, StepRecord
 from spliteasy.server.process import LocalServer
 from spliteasy.trainer import Trainer

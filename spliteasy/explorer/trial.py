@@ -13,8 +13,8 @@ from torch import nn
 from spliteasy.calibrating import calibrate
 from spliteasy.crossing import crossing_tensors
 from spliteasy.errors import SplitEasyError
-from spliteasy.explorer.pictures import photograph_labels, photographs
 from spliteasy.explorer.randomness import OwnGenerator
+from spliteasy.inputs import photograph_labels, photographs
 from spliteasy.measuring import Measurement, measure
 from spliteasy.models import load_model
 from spliteasy.splitting import Split, split

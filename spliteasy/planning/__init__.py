@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from spliteasy.planning.chains import ChainCost
+from spliteasy.planning.computer import Computer, Wire
 from spliteasy.planning.constraints import Constraints
-from spliteasy.planning.device import Computer, Wire
 from spliteasy.planning.result import Choice, Plan
 from spliteasy.planning.search import plan
 

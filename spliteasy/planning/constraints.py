@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from spliteasy.errors import PlanError
 from spliteasy.planning.chains import ChainCost
+from spliteasy.planning.computer import Computer
 from spliteasy.planning.costs import sent_bytes
-from spliteasy.planning.device import Computer
 from spliteasy.planning.space import Candidates
 from spliteasy.profiling import Profile
 

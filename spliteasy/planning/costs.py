@@ -16,7 +16,7 @@ import numpy as np
 
 from spliteasy.link import Link
 from spliteasy.planning.chains import ChainCost
-from spliteasy.planning.device import Wire
+from spliteasy.planning.computer import Wire
 from spliteasy.planning.space import DEVICE_SENDS, Candidates
 from spliteasy.profiling import Seconds
 

@@ -12,9 +12,9 @@ from spliteasy.errors import PlanError, SplitError, suggest
 from spliteasy.link import LINKS, Link
 from spliteasy.planning.calibration import AnyChain, calibrated
 from spliteasy.planning.chains import ChainCost
+from spliteasy.planning.computer import Computer, Wire, computer_of, speed_of
 from spliteasy.planning.constraints import Constraints, Limit, limits, require_possible
 from spliteasy.planning.costs import Prices, parts_of, step_seconds
-from spliteasy.planning.device import Computer, Wire, computer_of, speed_of
 from spliteasy.planning.result import Choice, Curve, Plan
 from spliteasy.planning.space import MODES, Candidates, Numbers, candidates
 from spliteasy.profiling import Profile, Seconds, profile

@@ -12,9 +12,9 @@ from spliteasy.errors import PlanError, suggest
 from spliteasy.memory import MemoryProfile
 from spliteasy.profiling import Profile
 
-__all__ = ["Computer", "SegmentMemory", "Wire", "computer_of", "speed_of"]
+__all__ = ["Computer", "MemoryBetween", "Wire", "computer_of", "speed_of"]
 
-SegmentMemory = Callable[[int, int], float]
+MemoryBetween = Callable[[int, int], float]
 """Takes two cuts by number, returns the bytes that training the segment between them takes at its peak; the last cut
 of a network stands for its end."""
 
@@ -42,7 +42,7 @@ class Computer:
 
     speed: float = 1.0
     memory_bytes: float = math.inf
-    segment_memory: SegmentMemory | None = None
+    segment_memory: MemoryBetween | None = None
 
     def __post_init__(self) -> None:
         speed_of(self)

@@ -1,4 +1,4 @@
-"""What the explorer sends through a network: photographs to measure on, digits to train on, in the shape it takes."""
+"""What a network is tried on: photographs to measure with, digits to train with, in the shape that it takes."""
 
 from __future__ import annotations
 
