@@ -1,12 +1,15 @@
 """Plans against reality: how long a plan takes, and predicted against measured step times on emulated links.
 
-    python benchmarks/plan.py [--cases 30] [--steps 5] [--quick]
+    python benchmarks/plan.py [--cases 30] [--steps 7] [--threads 1] [--quick]
 
-Device and server are two processes on this machine. Between the split steps of a case an unsplit step is timed, and
-computing is predicted at the speed that the machine then had by the profile: where others use its cores too, its speed
-changes by more than any prediction could be off. Both errors are printed, with the profile's speed (`as is`) and with
-that of the moment. The links are emulated as `Trainer` does it. What a call costs
-besides the link (`spliteasy.planning.Wire`) is measured first, with the smallest network at two batch sizes.
+Device and server are two processes on this machine, each computing with one thread: with more, a step that waits for a
+link pays for waking the others after every wait, 5 to 20 ms on a virtual machine with two cores, which no prediction
+knows of (`--threads 2` shows it). Between the split steps of a case an unsplit step is timed, and computing is
+predicted at the speed that the machine then had by the profile: where others use its cores too, its speed changes by
+more than any prediction could be off. Both errors are printed, with the profile's speed (`as is`) and with that of the
+moment. The links are emulated as `Trainer` does it. What a call costs
+besides the link (`spliteasy.planning.Wire`) is measured first, with the smallest network at two batch sizes: what its
+split steps take more than whole ones, less the link and the codecs.
 """
 
 from __future__ import annotations
@@ -42,11 +45,13 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=30, help="random cases (default: 30)")
-    parser.add_argument("--steps", type=int, default=5, help="measured steps of each, after two (default: 5)")
+    parser.add_argument("--steps", type=int, default=7, help="measured steps of each, after two (default: 7)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of device and server (default: 1)")
     parser.add_argument("--quick", action="store_true", help="how long a plan takes, and nothing else")
     options = parser.parse_args()
     if sys.platform == "linux" and not all(name in os.environ for name in SETTINGS):
         os.execve(sys.executable, [sys.executable, *sys.argv], server_environment())
+    torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
     how_long()
     if not options.quick:
@@ -68,15 +73,29 @@ def how_long() -> None:
 
 
 def measured_wire(url: str) -> Wire:
-    """Seconds of a call and of a byte beside the link: two sizes of one message, `transfer` by the trainer's clock."""
+    """Seconds of a call and of a byte beside the link: two sizes of one message, on a link that makes each step wait.
+
+    All that a split step takes beyond a whole one counts, but for the link and the predicted seconds of the codecs.
+    """
     rows = []
-    for batch in (1, 64):
-        parts = se.split(se.load_model("digits_cnn"), ("conv1", "relu2"), (1, 8, 8))
-        x, y = torch.rand(16 * batch, 1, 8, 8), torch.arange(16 * batch) % 10
-        with se.Trainer(parts, url, optimizer={"name": "SGD", "lr": 1e-6}) as trainer:
-            for _ in range(12):
+    link, settings = se.Link(1000, 1000, 20), {"name": "SGD", "lr": 1e-6}
+    for batch in (16, 1024):
+        known = se.profile("digits_cnn", (1, 8, 8), batch, cache=False, progress=False)
+        (raw,) = calibrated(known, ["raw"], progress=False)
+        (space,) = candidates(known, ("double",))
+        cuts = [known.cuts.names.index(name) for name in ("conv1", "relu2")]
+        place = next(p for p in range(len(space.first)) if [space.first[p], space.last[p]] == cuts)
+        parts, _ = parts_of(space, place, raw, Prices.of(link, 1.0, 1.0, Wire(0.0, 0.0)))
+        split = se.split(se.load_model("digits_cnn"), ("conv1", "relu2"), (1, 8, 8))
+        x, y = torch.rand(batch, 1, 8, 8), torch.arange(batch) % 10
+        plain = se.Trainer(se.split(se.load_model("digits_cnn"), (), (1, 8, 8)), optimizer=settings)
+        with se.Trainer(split, url, optimizer=settings, link=link) as trainer:
+            for _ in range(20):
                 record = trainer.step(x, y)
-            rows.append((record.total.http, trainer.log.seconds()["transfer"]))
+                plain.step(x, y)
+        whole = statistics.median(record.seconds["total"] for record in plain.log.records[4:])
+        more = [record.seconds["total"] - record.seconds["link"] for record in trainer.log.records[4:]]
+        rows.append((record.total.http, statistics.median(more) - whole - parts["encode"] - parts["decode"]))
     (small, least), (large, most) = rows
     byte = max((most - least) / (large - small), 0.0)
     wire = Wire(max(least - byte * small, 0.0) / 2, byte)

@@ -21,12 +21,15 @@ from spliteasy.optimization import Loss
 from spliteasy.propagation import tensors_in
 from spliteasy.segment import Segment
 
-__all__ = ["LOSS", "Timing", "time_operations"]
+__all__ = ["LOSS", "Look", "Timing", "run_operations", "time_operations"]
 
 LOSS = "loss"
 """The name of the loss behind the last operation."""
 
 Times = list[float]
+Look = Callable[[int, Callable[[int], Any], Callable[[int, Any], None]], None]
+"""Called with the position of an operation that has just run (0 is the input), a function that gives the value of any
+position up to it that is still to be used, and one that puts another in its place for what comes after."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ def time_operations(
     return Timing(_medians(forwards), _medians(backwards), tuple(draws))
 
 
+def run_operations(segment: Segment, x: torch.Tensor, y: torch.Tensor, loss: Loss, look: Look) -> None:
+    """One pass as in `time_operations`, forward and backward, in which ``look`` sees every value before it is gone."""
+    _Run(segment, loss).once(x, y, look=look)
+
+
 class _Run:
     """The operations of a whole network, ready to be run one by one."""
 
@@ -84,7 +92,9 @@ class _Run:
         for node in self._operations:
             self._dead.setdefault(last.get(node, node), []).append(node)
 
-    def once(self, x: torch.Tensor, y: torch.Tensor, watch_draws: bool = False) -> tuple[Times, Times, list[bool]]:
+    def once(
+        self, x: torch.Tensor, y: torch.Tensor, watch_draws: bool = False, look: Look | None = None
+    ) -> tuple[Times, Times, list[bool]]:
         """One pass: seconds forward, seconds backward, draws."""
         for parameter in self._segment.parameters():
             parameter.grad = None
@@ -94,6 +104,17 @@ class _Run:
         forward: Times = []
         draws: list[bool] = []
         functions = _Functions()
+        places = [self._inputs, *self._operations]
+
+        def seen(position: int) -> None:
+            if look is not None:
+                look(
+                    position,
+                    lambda place: values[places[place]],
+                    lambda place, new: values.update({places[place]: new}),
+                )
+
+        seen(0)
         for index, node in enumerate(self._operations):
             state = torch.get_rng_state() if watch_draws else None
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
@@ -107,6 +128,7 @@ class _Run:
             del value, args, kwargs
             for dead in self._dead.get(node, ()):
                 del values[dead]
+            seen(index + 1)
         output = fx.node.map_arg(self._output.args[0], values.__getitem__)[0]
         values.clear()
         started = time.perf_counter()

@@ -1,154 +1,184 @@
-"""Chains measured on what really crosses a few cuts of a network, in a short time."""
+"""Chains measured on what really crosses the cuts of a network, in a short time."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 
 from spliteasy.answers import stated
 from spliteasy.calls import call_bytes
 from spliteasy.codecs.base import Codec, TensorSpec
 from spliteasy.codecs.chain import Chain
-from spliteasy.crossing import crossing_tensors
-from spliteasy.data import digits, photos
-from spliteasy.errors import CodecError, PlanError, SplitError
-from spliteasy.planning.chains import ChainCost, MessageCost, fit_line
+from spliteasy.errors import CodecError, PlanError
+from spliteasy.planning.chains import HEAD_BYTES, ChainCost, Floats, FrameBytes, Line, MessageCost, fit_line
+from spliteasy.planning.samples import Sample, kinds_of, samples_of
 from spliteasy.profiling import Profile
-from spliteasy.program import Program
-from spliteasy.propagation import tensors_in
 from spliteasy.seeding import preserved
 from spliteasy.server.session import Commit
-from spliteasy.splitting import Split
-from spliteasy.traffic import first_private
-from spliteasy.wire import MESSAGES, Codecs, Frame, Message, Streams, as_codecs
+from spliteasy.wire import Codecs, Frame, Message, Streams, as_codecs
 
-__all__ = ["AnyChain", "calibrated", "samples_of"]
+__all__ = ["AnyChain", "calibrated"]
 
 AnyChain = ChainCost | Codecs | Chain | Codec | str
-_LARGEST = 2_000_000
-"""Bytes of a tensor that are measured: its first samples."""
-_BATCH = 8
 _REPEATS = 3
-_PLAIN: dict[str, dict[str, Any]] = {
-    "activations": {"batch": 1, "commit": Commit().to_dict(), "needs_gradient": [True]},
-    "outputs": {"needs_gradient": [True], "seconds": stated({"b_forward": 0.0})},
-    "output_gradients": {},
-    "input_gradients": {"gradient_error": 0.0, "seconds": stated({"b_backward": 0.0})},
-}
+_PAUSE = 0.02
+"""Seconds of idling before each codec is timed. In a step of split learning it comes after a wait for the link, when
+caches are cold and a core has gone to sleep: in a loop the small ones take half the time."""
+_BOTH = (("activations", "input_gradients"), ("outputs", "output_gradients"))
+"""The messages that cross the first cut and the second, there and back."""
+
+
+@dataclass(frozen=True)
+class _Crossed:
+    """One message of a sample: raw bytes of its floating tensors, bytes of header and head, bytes of planes, and
+    seconds of encoding and decoding."""
+
+    raw: float
+    heads: float
+    planes: float
+    encode: float
+    decode: float
 
 
 def calibrated(profile: Profile, chains: Iterable[AnyChain], progress: bool = True) -> list[ChainCost]:
     """The cost of each chain on each message. What was measured once for a profile is kept with it.
 
-    Each chain encodes and decodes the largest tensor of every message at a few pairs of cuts, for photographs where
-    the network takes some, and `fit_line` draws a line through bytes and seconds. So a chain has one ratio for each
-    kind of message wherever the network is cut; `ChainCost.error` says how far from it the measured ones were.
+    Each chain encodes what crosses in the first step, a part of it, at cuts of every kind (`samples_of`); between two
+    cuts of one kind its ratio is interpolated. Seconds are measured on the largest and the smallest of these tensors,
+    each time after a short pause, and `fit_line` draws a line through them.
 
-    Raises `PlanError` for no chains, or one that must be fitted first; `CodecError` for one that does not exist.
+    Raises `PlanError` for no chains, or one that must be fitted first, or one measured at another network's cuts;
+    `CodecError` for one that does not exist.
     """
     from tqdm.auto import tqdm
 
     wanted = [chain if isinstance(chain, ChainCost) else as_codecs(chain) for chain in chains]
     if not wanted:
         raise PlanError('Expected chains to choose from, found none. Give at least chains=["raw"].')
-    for codecs in wanted:
-        if isinstance(codecs, Codecs):
-            _require_fitted(codecs)
+    for given in wanted:
+        if isinstance(given, Codecs):
+            _require_fitted(given)
+        else:
+            _require_cuts(given, len(profile.cuts))
     notations = {repr(codecs.to_dict()): codecs for codecs in wanted if isinstance(codecs, Codecs)}
     missing = {notation: codecs for notation, codecs in notations.items() if notation not in profile.kept}
     if missing:
         with preserved():
-            samples = samples_of(profile)
+            samples, kinds = samples_of(profile), kinds_of(profile.program, profile.cuts.names)
         for notation, codecs in tqdm(missing.items(), desc="calibrate", unit="chain", disable=not progress):
-            profile.kept[notation] = ChainCost(codecs, _costs(codecs, samples))
+            profile.kept[notation] = ChainCost(codecs, _costs(codecs, samples, kinds))
     return [profile.kept[repr(codecs.to_dict())] if isinstance(codecs, Codecs) else codecs for codecs in wanted]
 
 
-def samples_of(profile: Profile) -> dict[str, list[torch.Tensor]]:
-    """The largest tensor of each message at a few pairs of cuts, cut down to some samples."""
-    program, cuts = profile.program, profile.cuts
-    end, start = len(cuts) - 1, min(first_private(program, cuts), max(len(cuts) - 2, 0))
-    span = max(end - start, 1)
-    pairs = [(start, start + 3 * span // 4), (start + span // 4, end), (start + span // 2, start + 7 * span // 8)]
-    batch = min(profile.batch, _BATCH)
-    small = Program(program.model, program.input_shape, max(batch, 2), program.dtype)
-    x = _inputs(program, batch)
-    found: dict[str, list[torch.Tensor]] = {message: [] for message in MESSAGES}
-    for first, last in dict.fromkeys(pairs):
-        if first >= last:
-            continue
-        try:
-            split = Split(small, (cuts[first].name, cuts[last].name))
-        except SplitError:  # such a pair is no plan either
-            continue
-        labels = torch.arange(batch) % (split.classes or 1)
-        loss = "cross_entropy" if split.classes else _some_loss
-        for name, tensors in crossing_tensors(split, x, labels, loss=loss).items():
-            floating = [tensor for tensor in tensors if tensor is not None and tensor.is_floating_point()]
-            if floating:
-                found[name].append(_part(max(floating, key=lambda tensor: tensor.nbytes)))
-    any_tensor = next((tensors for tensors in found.values() if tensors), [torch.rand(batch, 1000)])
-    return {name: tensors or any_tensor for name, tensors in found.items()}
-
-
-def _costs(codecs: Codecs, samples: dict[str, list[torch.Tensor]]) -> dict[str, MessageCost]:
-    costs = {}
-    for message in MESSAGES:
-        # One sample of the first tensor too: the shortest frame says what its header takes.
-        first = samples[message][0]
-        tensors = [*samples[message], first[:1]] if first.ndim and len(first) > 1 else samples[message]
-        rows = [_measured(codecs, message, tensor) for tensor in tensors]
-        raw, nbytes, encode, decode = zip(*rows, strict=True)
-        costs[message] = MessageCost(fit_line(raw, nbytes, rising=True), fit_line(raw, encode), fit_line(raw, decode))
+def _costs(codecs: Codecs, samples: Sequence[Sample], kinds: Sequence[frozenset[str]]) -> dict[str, MessageCost]:
+    """The cost of every message. The second cut's are those of the first where the chains are the same."""
+    costs: dict[str, MessageCost] = {}
+    known: dict[tuple[str, str], tuple[MessageCost, MessageCost]] = {}
+    for there, back in _BOTH:
+        chains = repr(codecs.chain(there)), repr(codecs.chain(back))
+        if chains not in known:
+            known[chains] = _pair_costs(codecs, there, back, samples, kinds)
+        costs[there], costs[back] = known[chains]
     return costs
 
 
-def _measured(codecs: Codecs, name: str, tensor: torch.Tensor) -> tuple[float, float, float, float]:
-    """Raw bytes, bytes on the wire, and the seconds of encoding and decoding, as a step would."""
-    message = Message(name, [tensor], meta=_PLAIN[name])
-    spec = TensorSpec.of(tuple(tensor.shape), tensor.dtype)
-    encode, decode = [], []
-    for _ in range(1 + _REPEATS):
-        sender, receiver = Streams(codecs, 0), Streams(codecs, 0)
-        sender.begin()
-        receiver.begin()
+def _pair_costs(
+    codecs: Codecs, there: str, back: str, samples: Sequence[Sample], kinds: Sequence[frozenset[str]]
+) -> tuple[MessageCost, MessageCost]:
+    rows = [(sample, tuple(_crossed(codecs, there, back, sample, 0.0))) for sample in samples]
+    largest = max(samples, key=lambda sample: sum(tensor.nbytes for tensor in sample.tensors))
+    smallest = min(samples, key=lambda sample: sum(tensor.nbytes for tensor in sample.tensors))
+    timed = [
+        [tuple(_crossed(codecs, there, back, sample, _PAUSE)) for _ in range(1 + _REPEATS)][1:]
+        for sample in (largest, smallest)
+    ]
+    costs = []
+    for way in (0, 1):
+        found = [(sample, both[way]) for sample, both in rows if both[way].raw]
+        runs = [[both[way] for both in repeats] for repeats in timed if repeats[0][way].raw]
+        raw = [repeats[0].raw for repeats in runs]
+        encode = [statistics.median(one.encode for one in repeats) for repeats in runs]
+        decode = [statistics.median(one.decode for one in repeats) for repeats in runs]
+        lines = (fit_line(raw, encode), fit_line(raw, decode)) if runs else (Line(0.0, 0.0), Line(0.0, 0.0))
+        costs.append(MessageCost(_by_cut(found, kinds), *lines))
+    return costs[0], costs[1]
+
+
+def _crossed(codecs: Codecs, there: str, back: str, sample: Sample, pause: float) -> Iterator[_Crossed]:
+    """Both messages of one cut, as a step exchanges them: each side has streams of its own."""
+    near, far = Streams(codecs, 0), Streams(codecs, 0)
+    for stream in (near, far):
+        stream.begin()
+    for name, tensors, sender, receiver in ((there, sample.tensors, near, far), (back, sample.gradients, far, near)):
+        message = Message(name, tensors, meta=_meta(name, len(tensors)))
+        specs = [TensorSpec.of(tuple(tensor.shape), tensor.dtype) for tensor in sample.tensors]
+        time.sleep(pause)
         started = time.perf_counter()
         frame = sender.encode(message, 0)
-        encode.append(time.perf_counter() - started)
+        encode = time.perf_counter() - started
         received = Frame.parse(memoryview(b"".join(frame.pieces)))
+        time.sleep(pause)
         started = time.perf_counter()
-        receiver.decode(received, name, 0, [spec], True, ())
-        decode.append(time.perf_counter() - started)
-    seconds = statistics.median(encode[1:]), statistics.median(decode[1:])
-    return float(tensor.nbytes), float(call_bytes(frame, name)), *seconds
+        receiver.decode(received, name, 0, specs, True, ())
+        decode = time.perf_counter() - started
+        planes = sum(len(piece) for piece in frame.pieces[1:])
+        yield _Crossed(float(message.nbytes), float(call_bytes(frame, name) - planes), float(planes), encode, decode)
 
 
-def _part(tensor: torch.Tensor) -> torch.Tensor:
-    each = max(tensor.nbytes // max(len(tensor), 1), 1) if tensor.ndim else tensor.nbytes
-    return tensor[: max(_LARGEST // each, 1)] if tensor.ndim else tensor
+def _by_cut(rows: Sequence[tuple[Sample, _Crossed]], kinds: Sequence[frozenset[str]]) -> FrameBytes:
+    """Header and ratio at every cut: linear between the measured ones of its kind (of any, where its kind has none)."""
+    if not rows:
+        return FrameBytes(np.array(HEAD_BYTES), np.array(1.0))
+    places = np.array([sample.cut for sample, _ in rows], dtype=float)
+    fixed = np.array([row.heads for _, row in rows])
+    slope = np.array([row.planes / row.raw for _, row in rows])
+    cuts = np.arange(len(kinds), dtype=float)
+    whole = np.interp(cuts, places, fixed), np.interp(cuts, places, slope)
+    errors: list[float] = []
+    for kind in set(kinds):
+        members = np.array([cut for cut, other in enumerate(kinds) if other == kind])
+        measured = np.array([sample.kind == kind for sample, _ in rows])
+        if measured.any():
+            for all_cuts, values in zip(whole, (fixed, slope), strict=True):
+                all_cuts[members] = np.interp(members, places[measured], values[measured])
+        if measured.sum() < len(members):
+            errors.extend(_left_out(places[measured], slope[measured]))
+    return FrameBytes(*whole, error=statistics.median(errors) if errors else 0.0)
 
 
-def _inputs(program: Program, batch: int) -> torch.Tensor:
-    """Photographs or digits where they fit, else random numbers."""
-    shape = program.input_shape
-    with preserved():
-        if not program.dtype.is_floating_point:
-            return torch.zeros((batch, *shape), dtype=program.dtype)
-        if len(shape) == 3 and shape[0] == 3 and shape[1] == shape[2]:
-            return photos(batch, shape[1]).to(program.dtype)
-        if shape == (1, 8, 8):
-            images, _ = digits()
-            return torch.stack([images[index][0] for index in range(batch)]).to(program.dtype)
-        return torch.rand((batch, *shape), dtype=program.dtype)
+def _left_out(places: Floats, values: Floats) -> list[float]:
+    """The relative error of each value but the outer ones, were it interpolated from its neighbours."""
+    between = [
+        float(np.interp(places[index], places[[index - 1, index + 1]], values[[index - 1, index + 1]]) / values[index])
+        for index in range(1, len(places) - 1)
+        if values[index] > 0
+    ]
+    return [abs(ratio - 1) for ratio in between]
 
 
-def _some_loss(output: Any, _: torch.Tensor) -> torch.Tensor:
-    floating: Sequence[torch.Tensor] = [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
-    return torch.stack([tensor.square().mean() for tensor in floating]).sum()
+def _meta(name: str, tensors: int) -> dict[str, Any]:
+    """What stands in the header of a message beside its tensors, as long as in a step."""
+    metas: dict[str, dict[str, Any]] = {
+        "activations": {"batch": 1, "commit": Commit().to_dict(), "needs_gradient": [True] * tensors},
+        "outputs": {"needs_gradient": [True] * tensors, "seconds": stated({"b_forward": 0.0})},
+        "output_gradients": {},
+        "input_gradients": {"gradient_error": 0.0, "seconds": stated({"b_backward": 0.0})},
+    }
+    return metas[name]
+
+
+def _require_cuts(given: ChainCost, cuts: int) -> None:
+    for cost in given.messages.values():
+        if cost.nbytes.slope.ndim and len(cost.nbytes.slope) != cuts:
+            raise PlanError(
+                f"Expected the cost of {given.name} at the {cuts} cuts of this network, found it measured at "
+                f"{len(cost.nbytes.slope)} cuts of another. Give the chain itself, and it is measured here."
+            )
 
 
 def _require_fitted(codecs: Codecs) -> None:

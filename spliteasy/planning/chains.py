@@ -1,4 +1,4 @@
-"""What a chain costs on each message, as a straight line in the raw bytes, and how well such a line fits."""
+"""What a chain costs on each message: bytes by cut, seconds as straight lines in the raw bytes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from spliteasy.errors import PlanError
 from spliteasy.wire import MESSAGES, Codecs
 
-__all__ = ["ChainCost", "Line", "MessageCost", "fit_line"]
+__all__ = ["ChainCost", "FrameBytes", "Line", "MessageCost", "fit_line"]
+
+Floats = npt.NDArray[np.float64]
 
 HEAD_BYTES = 900.0
 """A frame's header and its HTTP head, in round numbers, where a chain's cost is given and not measured."""
@@ -26,11 +29,33 @@ class Line:
 
 
 @dataclass(frozen=True)
-class MessageCost:
-    """A chain on one message: bytes on the wire (HTTP head included) and seconds on this machine, as lines in the raw
-    bytes of its floating tensors. 1 / ``nbytes.slope`` is the ratio."""
+class FrameBytes:
+    """The bytes of a message on the wire: ``fixed`` (header and HTTP head) and ``slope`` for each raw byte of floating
+    tensors, one number for every cut where it may cross, or a single one for all. 1 / ``slope`` is the ratio.
 
-    nbytes: Line
+    ``error`` is how far the slopes are off where they were not measured, typically: each measured one against what
+    its neighbours of the same kind would have said, the median.
+    """
+
+    fixed: Floats
+    slope: Floats
+    error: float = 0.0
+
+    def at(self, cut: int) -> tuple[float, float]:
+        """Fixed and slope at one cut."""
+        return (
+            (float(self.fixed), float(self.slope))
+            if not self.fixed.ndim
+            else (float(self.fixed[cut]), float(self.slope[cut]))
+        )
+
+
+@dataclass(frozen=True)
+class MessageCost:
+    """A chain on one message: its bytes on the wire, and seconds on this machine as lines in the raw bytes of its
+    floating tensors."""
+
+    nbytes: FrameBytes
     encode: Line
     decode: Line
 
@@ -52,7 +77,7 @@ class ChainCost:
 
     @property
     def error(self) -> float:
-        """The largest relative error of predicted bytes over the tensors that it was calibrated on."""
+        """The largest of the messages' errors of bytes at cuts where nothing was measured (`FrameBytes`)."""
         return max(cost.nbytes.error for cost in self.messages.values())
 
     @classmethod
@@ -75,23 +100,19 @@ class ChainCost:
                 f"decode_mb_per_s={decode_mb_per_s}, fixed_bytes={fixed_bytes}. se.measure gives measured ones."
             )
         speeds = Line(0.0, 1e-6 / encode_mb_per_s), Line(0.0, 1e-6 / decode_mb_per_s)
-        return cls(codecs, {m: MessageCost(Line(fixed_bytes, 1 / ratios[m]), *speeds) for m in MESSAGES})
+        fixed = np.array(float(fixed_bytes))
+        return cls(codecs, {m: MessageCost(FrameBytes(fixed, np.array(1 / ratios[m])), *speeds) for m in MESSAGES})
 
 
-def fit_line(raw: Sequence[float], measured: Sequence[float], *, rising: bool = False) -> Line:
-    """The line of least squared relative error through measurements above zero, neither part below zero.
-
-    ``rising`` rules out a level line: bytes grow with the tensor, even where those measured happened not to, and a
-    level line would promise that a larger one costs nothing.
-    """
+def fit_line(raw: Sequence[float], measured: Sequence[float]) -> Line:
+    """The line of least squared relative error through measurements above zero, neither part below zero."""
     x, y = np.asarray(raw, dtype=float), np.asarray(measured, dtype=float)
-    head = min(HEAD_BYTES, 0.5 * float(y.min())) if rising else 0.0
-    candidates = [(fixed, float((x * (y - fixed) / y**2).sum() / (x * x / y**2).sum())) for fixed in {0.0, head}]
-    if not rising:
-        candidates.append((float((1 / y).sum() / (1 / y**2).sum()), 0.0))
+    candidates = [(0.0, float((x / y).sum() / (x * x / y**2).sum())), (float((1 / y).sum() / (1 / y**2).sum()), 0.0)]
     if len(set(x.tolist())) > 1:
         both = np.linalg.lstsq(np.stack([1 / y, x / y], axis=1), np.ones_like(y), rcond=None)[0]
         candidates.append((float(both[0]), float(both[1])))
-    allowed = [pair for pair in candidates if min(pair) >= 0 and (pair[1] > 0 or not rising)]
-    fixed, slope = min(allowed, key=lambda pair: float((((pair[0] + pair[1] * x) / y - 1) ** 2).sum()))
+    fixed, slope = min(
+        (pair for pair in candidates if min(pair) >= 0),
+        key=lambda pair: float((((pair[0] + pair[1] * x) / y - 1) ** 2).sum()),
+    )
     return Line(fixed, slope, float(np.abs((fixed + slope * x) / y - 1).max()))

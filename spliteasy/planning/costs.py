@@ -17,7 +17,7 @@ import numpy as np
 from spliteasy.link import Link
 from spliteasy.planning.chains import ChainCost
 from spliteasy.planning.computer import Wire
-from spliteasy.planning.space import DEVICE_SENDS, Candidates
+from spliteasy.planning.space import DEVICE_SENDS, Candidates, Numbers
 from spliteasy.profiling import Seconds
 
 __all__ = ["PARTS", "Prices", "parts_of", "sent_bytes", "step_seconds"]
@@ -54,11 +54,11 @@ def step_seconds(some: Candidates, chain: ChainCost, prices: Prices) -> Seconds:
     total = some.a / prices.device + some.c / prices.device + some.b / prices.server
     constant = some.calls * (prices.trip + prices.wire.call_seconds)
     for name, coded in some.coded.items():
-        cost, rate = chain.messages[name], _rate(name, prices)
+        cost, rate, cuts = chain.messages[name], _rate(name, prices), some.cuts_of(name)
         sender, receiver = _speeds(name, prices)
-        slope = cost.nbytes.slope * rate + cost.encode.slope / sender + cost.decode.slope / receiver
-        constant += cost.nbytes.fixed * rate + cost.encode.fixed / sender + cost.decode.fixed / receiver
-        total += slope * coded
+        computing = cost.encode.slope / sender + cost.decode.slope / receiver
+        constant += cost.encode.fixed / sender + cost.decode.fixed / receiver
+        total += _taken(cost.nbytes.slope * rate + computing, cuts) * coded + _taken(cost.nbytes.fixed * rate, cuts)
         if some.plain[name].any():
             total += rate * some.plain[name]
     total += constant
@@ -69,8 +69,8 @@ def sent_bytes(some: Candidates, chain: ChainCost) -> Seconds:
     """The bytes of a step of every candidate, all messages together, HTTP heads included."""
     total: Seconds = np.zeros(len(some.first))
     for name, coded in some.coded.items():
-        line = chain.messages[name].nbytes
-        total += line.fixed + line.slope * coded + some.plain[name]
+        nbytes, cuts = chain.messages[name].nbytes, some.cuts_of(name)
+        total += _taken(nbytes.fixed, cuts) + _taken(nbytes.slope, cuts) * coded + some.plain[name]
     return total
 
 
@@ -86,13 +86,19 @@ def parts_of(
     for name, coded in some.coded.items():
         cost, raw = chain.messages[name], float(coded[index])
         sender, receiver = _speeds(name, prices)
-        nbytes[name] = cost.nbytes.fixed + cost.nbytes.slope * raw + float(some.plain[name][index])
+        fixed, slope = cost.nbytes.at(int(some.cuts_of(name)[index]))
+        nbytes[name] = fixed + slope * raw + float(some.plain[name][index])
         seconds["encode"] += (cost.encode.fixed + cost.encode.slope * raw) / sender
         seconds["decode"] += (cost.decode.fixed + cost.decode.slope * raw) / receiver
         up = DEVICE_SENDS[name]
         seconds["up" if up else "down"] += nbytes[name] * (prices.up if up else prices.down)
         seconds["calls"] += nbytes[name] * prices.wire.byte_seconds
     return seconds, nbytes
+
+
+def _taken(by_cut: Seconds, cuts: Numbers) -> Seconds:
+    """What each candidate takes of numbers by cut; one number is for all."""
+    return by_cut[cuts] if by_cut.ndim else by_cut
 
 
 def _rate(name: str, prices: Prices) -> float:

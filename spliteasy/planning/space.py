@@ -12,7 +12,7 @@ from spliteasy.profiling import Profile, Seconds
 from spliteasy.seeding import STATE_BYTES
 from spliteasy.wire import MESSAGES, UPWARD
 
-__all__ = ["DEVICE_SENDS", "MODES", "Candidates", "candidates"]
+__all__ = ["DEVICE_SENDS", "MODES", "Candidates", "Numbers", "candidates"]
 
 MODES = ("single", "double", "none")
 """A|B with the labels on the server, A|B|C with inputs and labels on the device, and all on the device."""
@@ -46,6 +46,10 @@ class Candidates:
     def calls(self) -> int:
         """Round trips of one step."""
         return {"single": 1, "double": 2, "none": 0}[self.mode]
+
+    def cuts_of(self, message: str) -> Numbers:
+        """The cut that a message crosses, of every candidate: the first, or the second for what B and C exchange."""
+        return self.first if message in ("activations", "input_gradients") else self.last
 
 
 def candidates(profile: Profile, modes: Sequence[str]) -> list[Candidates]:
