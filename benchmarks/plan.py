@@ -1,4 +1,5 @@
-"""Plans against reality: how long a plan takes, and predicted against measured step times on emulated links.
+"""Plans against reality: how long a plan takes, and predicted against measured step times on emulated links,
+and the chosen plan against its neighbours.
 
     python benchmarks/plan.py [--cases 30] [--steps 7] [--threads 1] [--quick]
 
@@ -15,6 +16,7 @@ split steps take more than whole ones, less the link and the codecs.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import random
 import statistics
@@ -58,6 +60,7 @@ def main() -> None:
         with se.LocalServer() as server:
             wire = measured_wire(server.url)
             predicted_against_measured(server.url, wire, options.cases, options.steps)
+            chosen_among_neighbours(server.url, wire, options.steps)
 
 
 def how_long() -> None:
@@ -152,6 +155,35 @@ def predicted_against_measured(url: str, wire: Wire, cases: int, steps: int) -> 
         print(
             f"  {part}: median {100 * statistics.median(absolute):.1f} % of the step, worst {100 * max(absolute):.1f} %"
         )
+
+
+def chosen_among_neighbours(url: str, wire: Wire, steps: int) -> None:
+    """The choice of a plan, measured, against the cuts beside it and the best of each other chain."""
+    print("plans against their neighbours, measured (the best cut, cuts one further and one less, other chains):")
+    for name, link in itertools.product(NETWORKS, (se.Link(20, 50, 40), se.Link(200, 200, 5), se.LINKS["3g"])):
+        shape, batch = NETWORKS[name]
+        known = se.profile(name, shape, batch, cache=False, progress=False)
+        found = plan(known, link=link, chains=CHAINS, modes=("single", "double"), wire=wire, progress=False)
+        costs = {cost.name: cost for cost in calibrated(known, CHAINS, progress=False)}
+        best = found.best
+        around = {(best.numbers, best.chain)} | {(choice.numbers, choice.chain) for choice in found.by_chain}
+        for place, by in itertools.product(range(len(best.numbers)), (-1, 1)):
+            moved = tuple(number + by * (place == other) for other, number in enumerate(best.numbers))
+            if moved[0] >= 0 and moved[-1] < len(known.cuts) and len(set(moved)) == len(moved):
+                around.add((moved, best.chain))
+        measured = {}
+        for numbers, chain in sorted(around):
+            cuts = tuple(known.cuts[number].name for number in numbers)
+            try:
+                check_cuts(known.program, cuts)
+            except se.errors.SplitError:
+                continue
+            measured[numbers, chain] = _measure(url, name, known, cuts, costs[chain], link, steps)["total"]
+        least = min(measured, key=lambda key: measured[key])
+        chosen = measured[best.numbers, best.chain]
+        print(f"{name:20} {link.up_mbps:4g}/{link.down_mbps:g} Mbit/s {link.rtt_ms:g} ms: {', '.join(best.cuts)} "
+              f"{best.chain}: {1e3 * chosen:.1f} ms, best of {len(measured)}: {1e3 * measured[least]:.1f} ms, "
+              f"{100 * (chosen / measured[least] - 1):+.1f} %", flush=True)  # fmt: skip
 
 
 def _measure(

@@ -216,6 +216,24 @@ def test_a_device_has_memory_and_the_plan_keeps_to_it(profiles: list[Profile]) -
         plan(known, link=None, device="iphone")
 
 
+def test_a_plan_counts_data_and_energy(profiles: list[Profile]) -> None:
+    known = profiles[0]
+    device = se.Device("phone", 0.5, 1 << 30, joules_per_mac=1e-9, joules_per_mb_up=2.0, joules_per_mb_down=1.0)
+    found = plan(known, link="lte", device=device, chains=COSTS, modes="double", progress=False)
+    split = se.split(known.program.model, found.best.cuts, known.input_shape)
+    assert found.best.device_macs == split.device_macs
+    up, total = found.best.bytes_up, found.best.bytes_total
+    joules = (3 * split.device_macs * known.batch * 1e-9 + (2 * up + (total - up)) / 1e6) / known.batch
+    assert found.joules_per_image(found.best) == pytest.approx(joules)
+    row = found.to_pandas().iloc[0]
+    assert row["device.joules_per_image"] == pytest.approx(joules) and " J of its energy" in repr(found)
+    assert row["device.megabytes_per_image"] == pytest.approx(total / 1e6 / known.batch)
+    plain = plan(known, link="lte", device=0.5, chains=COSTS, modes=("none", "double"), progress=False)
+    assert "device.joules_per_image" not in plain.to_pandas() and plain.joules_per_image(plain.best) is None
+    whole = next(choice for choice in plain.by_mode if choice.mode == "none")
+    assert whole.device_macs == se.split(known.program.model, (), known.input_shape).device_macs
+
+
 def test_limits_that_exclude_each_other_are_both_named(profiles: list[Profile]) -> None:
     known = profiles[0]
     deep = Constraints(min_operations=5)

@@ -12,7 +12,7 @@ from spliteasy.errors import PlanError, suggest
 from spliteasy.memory import MemoryProfile
 from spliteasy.profiling import Profile
 
-__all__ = ["Computer", "MemoryBetween", "Wire", "computer_of", "speed_of"]
+__all__ = ["Computer", "MemoryBetween", "Wire", "computer_of", "named_device", "speed_of"]
 
 MemoryBetween = Callable[[int, int], float]
 """Takes two cuts by number, returns the bytes that training the segment between them takes at its peak; the last cut
@@ -66,11 +66,10 @@ class Wire:
     byte_seconds: float = 0.6e-9
 
 
-def computer_of(device: float | str | HasSpeed, profile: Profile) -> Computer:
-    """What a plan needs of a device: given as a speed, a `Device` or its name in `DEVICES`, or ready made.
+def named_device(device: float | str | HasSpeed) -> Device | None:
+    """The `Device` that was given, itself or by its name in `DEVICES`; None for a speed or a `Computer`.
 
-    A `Device` has memory: what an app gets of it, against the predicted peak of segments trained with plain SGD
-    (`spliteasy.memory`). Raises `PlanError` for a name or a speed that is none.
+    Raises `PlanError` for a name that is none.
     """
     if isinstance(device, str):
         if device not in DEVICES:
@@ -78,11 +77,21 @@ def computer_of(device: float | str | HasSpeed, profile: Profile) -> Computer:
                 f"Expected a device, one of {', '.join(DEVICES)}, or a speed; found {device!r}."
                 f"{suggest(device, DEVICES)}"
             )
-        device = DEVICES[device]
+        return DEVICES[device]
+    return device if isinstance(device, Device) else None
+
+
+def computer_of(device: float | str | HasSpeed, profile: Profile) -> Computer:
+    """What a plan needs of a device: given as a speed, a `Device` or its name in `DEVICES`, or ready made.
+
+    A `Device` has memory: what an app gets of it, against the predicted peak of segments trained with plain SGD
+    (`spliteasy.memory`). Raises `PlanError` for a name or a speed that is none.
+    """
     if isinstance(device, Computer):
         return device
-    if not isinstance(device, Device):
-        return Computer(speed_of(device))
+    known = named_device(device)
+    if known is None:
+        return Computer(speed_of(device))  # type: ignore[arg-type]
     memory = MemoryProfile(profile.program)
     before, after = memory.before(), memory.after()
     places = [profile.program.train.position[cut.name] for cut in profile.cuts]
@@ -90,7 +99,7 @@ def computer_of(device: float | str | HasSpeed, profile: Profile) -> Computer:
     def segment_memory(lo: int, hi: int) -> float:
         return before[places[hi]] if lo == 0 else after[places[lo]]
 
-    return Computer(device.speed, device.available_bytes, segment_memory)
+    return Computer(known.speed, known.available_bytes, segment_memory)
 
 
 def speed_of(device: float | HasSpeed) -> float:

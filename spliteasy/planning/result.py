@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from spliteasy.device import TRAINING_MACS, Device
 from spliteasy.link import Link
 from spliteasy.planning.costs import PARTS
 from spliteasy.profiling import Seconds
-from spliteasy.wire import Codecs
+from spliteasy.wire import UPWARD, Codecs
 
 if TYPE_CHECKING:
     import pandas
@@ -32,7 +33,8 @@ class Choice:
     """One way to train: a mode, its cuts by name (for `split`), chains (for `Trainer`), and what a step then takes.
 
     ``parts`` are seconds by part (`spliteasy.planning.costs.PARTS`), which add up to ``seconds``; ``nbytes`` bytes on
-    the wire by message; ``chain`` the chains in words.
+    the wire by message; ``chain`` the chains in words; ``device_macs`` the multiply-accumulates of the device's
+    segments in one sample's forward pass.
     """
 
     mode: str
@@ -43,6 +45,12 @@ class Choice:
     seconds: float
     parts: Mapping[str, float]
     nbytes: Mapping[str, float]
+    device_macs: int
+
+    @property
+    def bytes_up(self) -> float:
+        """What the device sends in a step."""
+        return sum(size for message, size in self.nbytes.items() if message in UPWARD)
 
     @property
     def bytes_total(self) -> float:
@@ -72,8 +80,8 @@ class Plan:
 
     ``best`` is the least step time over all cuts, chains and modes, ``runners_up`` the next ones at other cuts,
     ``by_mode`` and ``by_chain`` the best of each mode and of each chain, best first. ``error`` is by how much the
-    bytes of the best chain were off the line that predicts them, at the cuts where it was measured. ``cuts`` names all
-    cuts, ``curves`` are what `plot` draws.
+    bytes of the best chain are off, typically, at cuts where it was not measured. ``cuts`` names all cuts, ``curves``
+    are what `plot` draws. ``hardware`` is the device where one was named, which may state energies.
     """
 
     network: str
@@ -89,6 +97,19 @@ class Plan:
     cuts: tuple[str, ...]
     curves: tuple[Curve, ...]
     considered: int
+    hardware: Device | None = None
+
+    def megabytes_per_image(self, choice: Choice) -> float:
+        """Mobile data of one sample in training, 10⁶ bytes, both ways."""
+        return choice.bytes_total / 1e6 / self.batch
+
+    def joules_per_image(self, choice: Choice) -> float | None:
+        """The device's energy for one sample in training, computing and radio; None if it states no energy."""
+        if self.hardware is None:
+            return None
+        up = choice.bytes_up
+        joules = self.hardware.joules(TRAINING_MACS * choice.device_macs * self.batch, up, choice.bytes_total - up)
+        return None if joules is None else joules / self.batch
 
     def budget(self) -> dict[str, float]:
         """The best choice's seconds by part, in words, and their total."""
@@ -97,7 +118,8 @@ class Plan:
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row a choice, best first: the best, the runners-up, then the best of every other mode and chain. Columns:
-        mode, first and second cut, chain, seconds, ``seconds.PART`` and ``bytes.MESSAGE``."""
+        mode, first and second cut, chain, seconds, ``seconds.PART``, ``bytes.MESSAGE``, ``device.megabytes_per_image``,
+        and ``device.joules_per_image`` where the device states energies."""
         import pandas
 
         listed = (self.best, *self.runners_up, *self.by_mode, *self.by_chain)
@@ -111,6 +133,8 @@ class Plan:
                 **{f"seconds.{part}": choice.parts[part] for part in PARTS},
                 **{f"bytes.{name}": size for name, size in choice.nbytes.items()},
                 "bytes": choice.bytes_total,
+                "device.megabytes_per_image": self.megabytes_per_image(choice),
+                **({} if (joules := self.joules_per_image(choice)) is None else {"device.joules_per_image": joules}),
             }
             for choice in {(choice.mode, choice.cuts, choice.chain): choice for choice in listed}.values()
         ]
@@ -138,12 +162,19 @@ class Plan:
             f"{self.server:g} × this machine: {self.considered:,} choices"
         )
         return [
-            (title, [f"best: {self.best}"]),
+            (title, [f"best: {self.best}", self._costs()]),
             ("where its time goes:", budget),
             ("runners-up:", [str(choice) for choice in self.runners_up]),
             ("the best of each mode:", [str(choice) for choice in self.by_mode]),
             ("to run it:", [self.code()]),
         ]
+
+    def _costs(self) -> str:
+        """What the best costs the device beside time."""
+        joules = self.joules_per_image(self.best)
+        energy = "" if joules is None else f" and {joules:.3g} J of its energy"
+        data = self.megabytes_per_image(self.best)
+        return f"an image costs the device {data:.3g} MB of data{energy}; 1,000 images {1000 * data:,.3g} MB"
 
     def code(self) -> str:
         """The lines that train as the best choice says."""

@@ -12,7 +12,7 @@ from spliteasy.errors import PlanError, SplitError, suggest
 from spliteasy.link import LINKS, Link
 from spliteasy.planning.calibration import AnyChain, calibrated
 from spliteasy.planning.chains import ChainCost
-from spliteasy.planning.computer import Computer, Wire, computer_of, speed_of
+from spliteasy.planning.computer import Computer, Wire, computer_of, named_device, speed_of
 from spliteasy.planning.constraints import Constraints, Limit, limits, require_possible
 from spliteasy.planning.costs import Prices, parts_of, step_seconds
 from spliteasy.planning.result import Choice, Curve, Plan
@@ -70,7 +70,8 @@ def plan(
     known = model if isinstance(model, Profile) else profile(model, input_shape, batch, progress=progress)
     known.require_current()
     asked, limit, line = _modes(modes), constraints or Constraints(), _link(link)
-    computer = computer_of(device, known)
+    hardware = named_device(device)
+    computer = computer_of(device if hardware is None else hardware, known)
     prices = Prices.of(line, computer.speed, speed_of(server), wire or Wire())
     costs = calibrated(known, chains, progress)
     spaces = candidates(known, asked)
@@ -99,6 +100,7 @@ def plan(
         cuts=tuple(known.cuts.names),
         curves=tuple(Curve(one.space.mode, one.by_first(len(known.cuts))) for one in found),
         considered=sum(len(space.first) * (len(costs) if space.coded else 1) for space in spaces),
+        hardware=hardware,
     )
 
 
@@ -197,7 +199,14 @@ class _Ranking:
         numbers, cost = self._names(space, place), self._costs[chain]
         parts, nbytes = parts_of(space, place, cost, self._prices)
         names = tuple(self._known.cuts[number].name for number in numbers)
-        return Choice(space.mode, names, numbers, cost.name, cost.codecs, seconds, parts, nbytes)
+        return Choice(space.mode, names, numbers, cost.name, cost.codecs, seconds, parts, nbytes, self._macs(numbers))
+
+    def _macs(self, numbers: tuple[int, ...]) -> int:
+        """The device's, in one sample's forward pass."""
+        ends = [self._known.cuts[number] for number in numbers]
+        last = self._known.cuts[len(self._known.cuts) - 1]
+        a = ends[0].macs_before if ends else last.macs_before + last.macs_after
+        return a + (ends[1].macs_after if len(ends) == 2 else 0)
 
 
 def _modes(modes: Sequence[str]) -> Sequence[str]:
