@@ -1,7 +1,7 @@
 """Plans against reality: how long a plan takes, and predicted against measured step times on emulated links,
 and the chosen plan against its neighbours.
 
-    python benchmarks/plan.py [--cases 30] [--steps 7] [--threads 1] [--quick]
+    python benchmarks/plan.py [--cases 30] [--steps 7] [--threads 1] [--neighbours] [--quick]
 
 Device and server are two processes on this machine, each computing with one thread: with more, a step that waits for a
 link pays for waking the others after every wait, 5 to 20 ms on a virtual machine with two cores, which no prediction
@@ -16,6 +16,7 @@ split steps take more than whole ones, less the link and the codecs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import random
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=30, help="random cases (default: 30)")
     parser.add_argument("--steps", type=int, default=7, help="measured steps of each, after two (default: 7)")
     parser.add_argument("--threads", type=int, default=1, help="threads of device and server (default: 1)")
+    parser.add_argument("--neighbours", action="store_true", help="the chosen plan among its neighbours, nothing else")
     parser.add_argument("--quick", action="store_true", help="how long a plan takes, and nothing else")
     options = parser.parse_args()
     if sys.platform == "linux" and not all(name in os.environ for name in SETTINGS):
@@ -59,7 +61,8 @@ def main() -> None:
     if not options.quick:
         with se.LocalServer() as server:
             wire = measured_wire(server.url)
-            predicted_against_measured(server.url, wire, options.cases, options.steps)
+            if not options.neighbours:
+                predicted_against_measured(server.url, wire, options.cases, options.steps)
             chosen_among_neighbours(server.url, wire, options.steps)
 
 
@@ -171,14 +174,7 @@ def chosen_among_neighbours(url: str, wire: Wire, steps: int) -> None:
             moved = tuple(number + by * (place == other) for other, number in enumerate(best.numbers))
             if moved[0] >= 0 and moved[-1] < len(known.cuts) and len(set(moved)) == len(moved):
                 around.add((moved, best.chain))
-        measured = {}
-        for numbers, chain in sorted(around):
-            cuts = tuple(known.cuts[number].name for number in numbers)
-            try:
-                check_cuts(known.program, cuts)
-            except se.errors.SplitError:
-                continue
-            measured[numbers, chain] = _measure(url, name, known, cuts, costs[chain], link, steps)["total"]
+        measured = _in_turn(url, name, known, {key: costs[key[1]] for key in sorted(around)}, link, steps)
         least = min(measured, key=lambda key: measured[key])
         chosen = measured[best.numbers, best.chain]
         print(f"{name:20} {link.up_mbps:4g}/{link.down_mbps:g} Mbit/s {link.rtt_ms:g} ms: {', '.join(best.cuts)} "
@@ -186,14 +182,45 @@ def chosen_among_neighbours(url: str, wire: Wire, steps: int) -> None:
               f"{100 * (chosen / measured[least] - 1):+.1f} %", flush=True)  # fmt: skip
 
 
+def _in_turn(
+    url: str,
+    name: str,
+    known: Profile,
+    some: dict[tuple[tuple[int, ...], str], ChainCost],
+    link: se.Link,
+    steps: int,
+) -> dict[tuple[tuple[int, ...], str], float]:
+    """Median seconds of a step of several choices, a step of each in turn: the machine is as fast for all of them."""
+    x, y = _batch(known)
+    with contextlib.ExitStack() as stack:
+        trainers = {}
+        for (numbers, chain), cost in some.items():
+            cuts = tuple(known.cuts[number].name for number in numbers)
+            with contextlib.suppress(se.errors.SplitError):
+                split = se.split(se.load_model(name), cuts, known.input_shape)
+                trainer = se.Trainer(split, url, cost.codecs, {"name": "SGD", "lr": 1e-6}, link=link)
+                trainers[numbers, chain] = stack.enter_context(trainer)
+        for _ in range(2 + 2 * steps):
+            for trainer in trainers.values():
+                trainer.step(x, y)
+    totals = {key: [record.seconds["total"] for record in trainer.log.records[2:]] for key, trainer in trainers.items()}
+    return {key: statistics.median(seconds) for key, seconds in totals.items()}
+
+
+def _batch(known: Profile) -> tuple[torch.Tensor, torch.Tensor]:
+    """Photographs, or digits, and labels."""
+    shape, batch = known.input_shape, known.batch
+    if shape[0] == 3:
+        return se.data.photos(batch, shape[1]), torch.arange(batch) % 10
+    digits = se.data.digits()[0]
+    return torch.stack([digits[place][0] for place in range(batch)]), torch.arange(batch) % 10
+
+
 def _measure(
     url: str, name: str, known: Profile, cuts: tuple[str, ...], cost: ChainCost, link: se.Link, steps: int
 ) -> dict[str, float]:
     """Median seconds of a step, all phases from the same clock."""
-    shape, batch = known.input_shape, known.batch
-    digits = se.data.digits()[0]
-    x = se.data.photos(batch, shape[1]) if shape[0] == 3 else torch.stack([digits[place][0] for place in range(batch)])
-    y = torch.arange(batch) % 10
+    shape, (x, y) = known.input_shape, _batch(known)
     settings = {"name": "SGD", "lr": 1e-6}
     split = se.split(se.load_model(name), cuts, shape)
     plain = se.Trainer(se.split(se.load_model(name), (), shape), optimizer=settings)

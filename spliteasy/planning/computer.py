@@ -58,12 +58,12 @@ class Wire:
     """What a call costs between two processes beside the link: Python, HTTP, sockets and copies of bytes.
 
     ``call_seconds`` comes once a call, ``byte_seconds`` for each byte of a frame. The defaults were measured by
-    ``benchmarks/plan.py`` between two processes over loopback, on a 2-core x86-64 machine that had other work to do
-    (another run gave 3.7 ms and 0.8 ns); it measures yours.
+    ``benchmarks/plan.py`` between two processes over loopback, on a 2-core x86-64 machine (five runs gave 1.3 to 2.1 ms
+    and up to 0.5 ns); it measures yours.
     """
 
-    call_seconds: float = 2.8e-3
-    byte_seconds: float = 0.6e-9
+    call_seconds: float = 1.5e-3
+    byte_seconds: float = 0.3e-9
 
 
 def named_device(device: float | str | HasSpeed) -> Device | None:
