@@ -20,7 +20,7 @@ from spliteasy.planning.space import MODES, Candidates, Numbers, candidates
 from spliteasy.profiling import Profile, Seconds, profile
 from spliteasy.splitting import check_cuts
 
-__all__ = ["plan"]
+__all__ = ["link_of", "plan"]
 
 _LISTED = 64
 """Candidates of each mode that are looked at for runners-up and in place of cuts that are refused."""
@@ -69,7 +69,7 @@ def plan(
     """
     known = model if isinstance(model, Profile) else profile(model, input_shape, batch, progress=progress)
     known.require_current()
-    asked, limit, line = _modes(modes), constraints or Constraints(), _link(link)
+    asked, limit, line = _modes(modes), constraints or Constraints(), link_of(link)
     computer = computer_of(device, known)
     prices = Prices.of(line, computer.speed, speed_of(server), wire or Wire())
     costs = calibrated(known, chains, progress)
@@ -208,7 +208,8 @@ def _modes(modes: Sequence[str]) -> Sequence[str]:
     return asked
 
 
-def _link(link: Link | str | None) -> Link | None:
+def link_of(link: Link | str | None) -> Link | None:
+    """A link given as such, by its name in `LINKS`, or None for none. Raises `PlanError` for anything else."""
     if isinstance(link, str):
         if link not in LINKS:
             raise PlanError(f"Expected a link of {', '.join(LINKS)}, found {link!r}.{suggest(link, LINKS)}")
