@@ -104,8 +104,8 @@ STYLE = (
 .spliteasy table.se-tight th, .spliteasy table.se-tight td { padding: 2px 5px; }
 .spliteasy .se-curve { position: relative; height: 110px; margin: 4px 0 4px 44px;
   border-left: 1px solid var(--se-line); border-bottom: 1px solid var(--se-line); }
-.spliteasy .se-curve > span { position: absolute; right: calc(100% + 6px); top: -4px; font-size: 11.5px;
-  color: var(--se-dim); }
+.spliteasy .se-curve > span { position: absolute; right: calc(100% + 6px); top: -4px; white-space: nowrap;
+  font-size: 11.5px; color: var(--se-dim); }
 .spliteasy .se-curve > span + span { top: auto; bottom: -4px; }
 .spliteasy .se-curve svg { width: 100%; height: 100%; display: block; overflow: visible; }
 .spliteasy .se-curve polyline { fill: none; stroke: var(--se-a); stroke-width: 2.5px; stroke-linejoin: round;

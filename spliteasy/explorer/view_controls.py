@@ -96,12 +96,12 @@ class Controls:
                      for name in DEVICE_CHOICES],
             description="for", style={"description_width": "22px"},
         )  # fmt: skip
-        self.device.layout.width = "270px"
+        self.device.layout.width = "240px"
         self.every = widgets.Dropdown(
             options=[("this kind of split", False), ("single and double", True)],
             description="in", style={"description_width": "16px"},
         )  # fmt: skip
-        self.every.layout.width = "190px"
+        self.every.layout.width = "172px"
         self.measure = button("Measure", "Try the chains on photographs", "tachometer", "primary")
         self.train = button("Train a few steps", "A real split session on digits", "play")
         self.stop = button("Cancel", "Stop what is going on", "stop")
