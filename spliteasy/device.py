@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from spliteasy.errors import TrainingError, suggest
+from spliteasy.seeding import preserved
 
 __all__ = ["DEVICES", "PHONE_MACS_A_SECOND", "TRAINING_MACS", "Device", "this_machines_macs_a_second"]
 
@@ -122,7 +123,7 @@ def this_machines_macs_a_second(threads: int | None = None) -> float:
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+        with preserved(), torch.inference_mode(False), torch.enable_grad():
             model = resnet50().train()
             x, y = torch.rand(2, 3, 224, 224), torch.arange(2)
             seconds = []

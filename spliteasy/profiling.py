@@ -6,8 +6,8 @@ import contextlib
 import copy
 import html
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,6 +101,25 @@ class Profile:
         for training in (True, False):
             self.program.values_at(training, self.batch + 1)
 
+    def at_batch(self, batch: int) -> Profile:
+        """What this profile says of another number of samples: forward and backward in proportion, update and the rest
+        as they are. An estimate: what an operation takes besides its samples is multiplied too."""
+        if batch == self.batch:
+            return self
+        program = Program(self.program.model, self.input_shape, batch, self.program.dtype)
+        share = batch / self.batch
+        other = replace(
+            self,
+            program=program,
+            cuts=list_cuts(program),
+            forward=self.forward * share,
+            backward=self.backward * share,
+            made={**self.made, "batch": batch},
+            kept={},
+        )
+        other.prepare()
+        return other
+
     def before(self, times: Seconds) -> Seconds:
         """For each cut, the sum of ``times`` (one an operation) over the operations before it."""
         places = [self.program.train.position[cut.name] for cut in self.cuts]
@@ -157,7 +176,7 @@ def profile(
     repeats: int = 5,
     cache: bool = True,
     saved: str | Path | None = None,
-    progress: bool = True,
+    progress: bool | Callable[[float], object] = True,
 ) -> Profile:
     """Time every operation of ``model`` in training on this machine, or take what was timed before.
 
@@ -177,7 +196,8 @@ def profile(
         cache: keep the result in the user's cache folder (SPLITEASY_CACHE names another) and find it there. It is kept
             by network, shapes, optimizer, loss, torch, threads and machine. A callable loss is never kept.
         saved: a file that `Profile.save` wrote, instead of timing.
-        progress: show a progress bar.
+        progress: show a progress bar; or a function that is told the fraction done after each pass, and what it raises
+            stops the profiling.
 
     Raises:
         ProfileError: for a saved profile of another network, shape, machine, torch or number of threads; for a network
@@ -241,7 +261,7 @@ def _timed(
     loss: str | Loss,
     labels: torch.Tensor | None,
     repeats: int,
-    progress: bool,
+    progress: bool | Callable[[float], object],
 ) -> dict[str, Any]:
     from tqdm.auto import tqdm
 
@@ -249,7 +269,7 @@ def _timed(
     if not own.training:
         own.train()
     with preserved(), torch.enable_grad(), tqdm(total=repeats + 1, desc="profile", unit="pass",
-                                                disable=not progress) as bar:  # fmt: skip
+                                                disable=progress is not True) as bar:  # fmt: skip
         whole = Split(Program(own, program.input_shape, program.batch, program.dtype), ())
         shape = (program.batch, *program.input_shape)
         x = torch.rand(shape, dtype=program.dtype) if program.dtype.is_floating_point else _zeros(program, shape)
@@ -261,6 +281,8 @@ def _timed(
         def between() -> None:
             trainer.step(x, y)
             bar.update()
+            if callable(progress):
+                progress(len(trainer.log) / (repeats + 1))
 
         times = time_operations(whole.a, x, y, make_loss(loss), repeats, between)
         whole_step = {

@@ -11,7 +11,15 @@ import torch
 
 from spliteasy.errors import FrameError
 
-__all__ = ["STATE_BYTES", "StepRandom", "check_generator_state", "drawing_from", "preserved", "step_seed"]
+__all__ = [
+    "STATE_BYTES",
+    "StepRandom",
+    "check_generator_state",
+    "drawing_from",
+    "generator_state",
+    "preserved",
+    "step_seed",
+]
 
 STATE_BYTES = int(torch.get_rng_state().numel())
 """The size of the generator's state as it travels."""
@@ -57,6 +65,11 @@ def drawing_from(generator: torch.Generator) -> Iterator[None]:
         yield
     finally:
         _thread.generator = before
+
+
+def generator_state() -> torch.Tensor:
+    """The state of the generator that this thread's steps draw from."""
+    return _thread.generator.get_state()
 
 
 @contextmanager

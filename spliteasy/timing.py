@@ -19,6 +19,7 @@ from torch import fx
 
 from spliteasy.optimization import Loss
 from spliteasy.propagation import tensors_in
+from spliteasy.seeding import generator_state
 from spliteasy.segment import Segment
 
 __all__ = ["LOSS", "Look", "Timing", "run_operations", "time_operations"]
@@ -116,13 +117,13 @@ class _Run:
 
         seen(0)
         for index, node in enumerate(self._operations):
-            state = torch.get_rng_state() if watch_draws else None
+            state = generator_state() if watch_draws else None
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
             started = time.perf_counter()
             value = self._call(node, args, kwargs)
             forward.append(time.perf_counter() - started)
             if state is not None:
-                draws.append(not torch.equal(state, torch.get_rng_state()))
+                draws.append(not torch.equal(state, generator_state()))
             functions.belong_to(index, (value, args, kwargs))
             values[node] = value
             del value, args, kwargs

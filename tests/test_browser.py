@@ -162,6 +162,30 @@ def test_a_few_steps_are_trained_the_picture_saved_and_the_code_shown(
     notebook.close()
 
 
+def test_the_best_cut_moves_the_scissors(browser: Any, light: Server, dark: Server, pictures: Path) -> None:
+    for theme, server in (("light", light), ("dark", dark)):
+        notebook = Notebook(
+            browser, server, [SHOW.format("'digits_cnn', at=('pool', 'flatten'), batch=16")], "lab", 1000
+        )
+        notebook.run(0)
+        view = notebook.explorer()
+        view.get_by_label("in", exact=True).select_option("single and double")
+        view.get_by_role("button", name="Best cut").click()
+        _says(view, ".se-told", "done in")
+        _says(view, ".se-best", "What was chosen before (double split after pool and flatten) takes")
+        best = view.locator(".se-best code").first.inner_text()
+        _says(view, ".se-flags", f"after {best} · ")
+        _handle_is_under_its_bar(view, 0)
+        cell = view.locator(".se-advice tr.se-new")
+        chain = cell.locator("code").last.inner_text().removesuffix(", …")
+        expect(view.get_by_placeholder("a chain").first).to_have_value(chain)
+        view.locator(".se-advice").screenshot(path=pictures / f"best-cut-{theme}.png")
+        view.screenshot(path=pictures / f"best-cut-whole-{theme}.png")
+        view.get_by_role("button", name="Show code").click()
+        _says(view, "pre.se-code", f"for name in ['{best}'")
+        notebook.close()
+
+
 def test_the_explorer_by_keyboard(browser: Any, light: Server) -> None:
     notebook = Notebook(browser, light, [SHOW.format("'resnet18', at='maxpool'")], "lab", 1100)
     notebook.run(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import io
@@ -20,8 +21,10 @@ import torch
 from torch import nn
 
 import spliteasy
+import spliteasy.explorer.best_cut as best_cut_module
 import spliteasy.explorer.notebook as notebook
 import spliteasy.explorer.view as view_module
+from spliteasy.errors import PlanError
 from spliteasy.explorer import explore
 from spliteasy.explorer.notebook import Explorer
 from spliteasy.explorer.trial import Trial
@@ -48,7 +51,7 @@ def view(explorer: Explorer) -> View:
 
 def test_it_is_made_of_core_widgets_and_shows_the_numbers(explorer: Explorer, view: View) -> None:
     assert "25.7 MB" in view.bars.value and "32·56·56·64 = 6,422,528 values" in _plain(view.facts.value)
-    assert not any(isinstance(widget, ipywidgets.Output) for widget in view_module._all_widgets(view.box))
+    assert not any(isinstance(widget, ipywidgets.Output) for widget in view_module.all_widgets(view.box))
     assert view.model.value == "resnet18" and len(view.model.options) > 1000
     assert (view.input_shape.value, view.batch.value, view.num_classes.value) == ("3×224×224", 32, 1000)
     assert repr(explorer) == "Explorer: resnet18, single split after maxpool (25.7 MB), batch 32"
@@ -298,7 +301,7 @@ def test_the_worker_writes_to_no_control(explorer: Explorer, view: View) -> None
 
         return noted
 
-    for widget in view_module._all_widgets(view.box):
+    for widget in view_module.all_widgets(view.box):
         widget.observe(note(widget))
     view.measure.click()
     _wait(view)
@@ -307,6 +310,132 @@ def test_the_worker_writes_to_no_control(explorer: Explorer, view: View) -> None
     view.train.click()
     _wait(view)
     assert written["worker"] == {view.progress, view.training}
+
+
+def test_the_best_cut_moves_the_scissors_sets_the_chains_and_is_told(explorer: Explorer, view: View) -> None:
+    view.model.value = "digits_cnn"
+    view.link.value = "3g"
+    view.device.value = "4 times slower"
+    before = explorer.state.at
+    view.show.click()
+    view.find.click()
+    _wait(view)
+    found = explorer.state.best_cut
+    assert found is not None and found.question.modes == ("single",) and found.question.at != found.best.cuts
+    assert "done in" in view.progress.value and view.problem.value == ""
+    assert explorer.state.at == found.best.numbers == (view.one.value,) != before
+    assert explorer.state.codecs == found.best.codecs
+    assert found.before is not None and found.before.numbers == before and found.before.seconds > found.best.seconds
+    words = _plain(view.advice.value)
+    assert (
+        f"single split after {found.best.cuts[0]}: " in words and "What was chosen before (single split after" in words
+    )
+    assert [f">{name}<" in view.advice.value for name in ("second", "third", "before")] == [True] * 3
+    assert found.best.cuts[0] in view.told.value and repr(found.best.codecs.activations) in view.told.value
+    view.one.value = 3
+    assert words == _plain(view.advice.value)  # what is best does not change with what is chosen
+    view.link.value = "lan"
+    assert view.advice.value == ""
+    view.link.value = "3g"
+    assert words == _plain(view.advice.value)
+
+
+def test_the_best_cut_in_both_modes_is_the_better_of_the_two(explorer: Explorer) -> None:
+    state = explorer.state
+    state.update(model="digits_cnn", batch=8, link="lan")
+    found = {}
+    for mode, both in (("single", False), ("double", False), ("double", True)):
+        state.update(mode=mode, every_mode=both)
+        found[both or mode] = explorer.best_cut()
+        assert state.mode == found[both or mode].best.mode
+    assert found[True].best.seconds == min(found["single"].best.seconds, found["double"].best.seconds)
+    assert found["double"].profile is found["single"].profile  # timed once
+    state.update(mode="single", every_mode=True)
+    assert state.best_cut is not None and state.best_cut.best == found[True].best
+    assert all(one.best.cuts[0] != "input" for one in found.values())
+
+
+def test_the_best_cut_of_a_large_network_is_timed_with_fewer_samples(explorer: Explorer) -> None:
+    assert explorer.state.question.samples == 4 < explorer.state.batch
+    explorer.state.update(input_shape=(3, 32, 32))
+    assert explorer.state.question.samples == 32
+
+
+def test_moving_to_the_best_cut_is_left_to_the_thread_of_the_callback(explorer: Explorer, view: View) -> None:
+    view.model.value = "digits_cnn"
+    view.one.value = 9
+    written: dict[bool, set[object]] = {True: set(), False: set()}
+    main = threading.current_thread()
+    for widget in view_module.all_widgets(view.box):
+        widget.observe(lambda change, widget=widget: written[threading.current_thread() is main].add(widget))
+
+    async def pressed() -> None:
+        view.find.click()
+        await asyncio.to_thread(view._worker.join, 60)
+        await asyncio.sleep(0.05)
+
+    asyncio.run(pressed())
+    assert explorer.state.best_cut is not None and view.one.value == explorer.state.best_cut.best.numbers[0]
+    assert written[False] == {view.progress} and view.one in written[True]
+
+
+def test_the_scissors_stay_where_something_else_was_chosen_meanwhile(explorer: Explorer, view: View) -> None:
+    view.model.value = "digits_cnn"
+
+    async def pressed() -> None:
+        view.find.click()
+        view.one.value = 5
+        await asyncio.to_thread(view._worker.join, 60)
+        await asyncio.sleep(0.05)
+
+    asyncio.run(pressed())
+    assert explorer.state.at == (5,) and "the scissors stay" in view.advice.value
+
+
+def test_chains_that_must_be_fitted_are_left_out_and_that_is_said(explorer: Explorer, view: View) -> None:
+    explorer.state.update(model="digits_cnn", chain="pca(2, axis='channel') | int8")
+    found = explorer.best_cut()
+    assert found.before is None and "must be fitted first" in view.advice.value
+
+
+def test_errors_of_the_best_cut_are_told(explorer: Explorer, view: View) -> None:
+    view.model.value = "digits_cnn"
+    with mock.patch.object(best_cut_module, "plan", side_effect=PlanError("nothing <fits>")):
+        view.find.click()
+        _wait(view)
+    assert "nothing &lt;fits&gt;" in view.progress.value and 'role="alert"' in view.progress.value
+    own = explore(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3)), input_shape=(1, 8, 8))
+    other = shown(own)
+    other.find.click()
+    _wait(other)
+    assert "se.profile(model" in _plain(other.progress.value)
+    own.close()
+
+
+def test_the_search_for_the_best_cut_can_be_cancelled(explorer: Explorer, view: View) -> None:
+    at = explorer.state.at
+    view.find.click()
+    assert "se-busy" in view.progress.value
+    view.stop.click()
+    _wait(view, 20)
+    assert "Cancelled" in view.progress.value and explorer.state.best_cut is None and explorer.state.at == at
+
+
+def test_the_search_for_the_best_cut_draws_nothing_from_the_notebooks_generator(explorer: Explorer) -> None:
+    explorer.state.update(model="digits_cnn")
+    state = torch.get_rng_state()
+    explorer.best_cut()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_module_of_your_own_has_a_best_cut_and_stays_as_it_is() -> None:
+    module = nn.Sequential(nn.Linear(8, 40), nn.ReLU(), nn.Linear(40, 4), nn.ReLU(), nn.Linear(4, 3))
+    values = [parameter.clone() for parameter in module.parameters()]
+    explorer = explore(module, input_shape=(8,), at="1")
+    explorer.state.update(device="100 times slower")
+    assert explorer.best_cut().best.mode == "single"
+    assert all(torch.equal(one, two) for one, two in zip(values, module.parameters(), strict=True))
+    explorer.close()
 
 
 def test_a_cell_shows_widgets_a_page_a_picture_and_words(explorer: Explorer) -> None:
@@ -419,8 +548,11 @@ def test_a_snippet_for_a_module_of_your_own_leaves_it_to_you() -> None:
 def test_only_the_view_knows_ipywidgets_and_nothing_knows_pyplot() -> None:
     package = Path(spliteasy.__file__).parent
     pattern = re.compile(r"^\s*(import|from) ipywidgets", re.MULTILINE)
-    users = [path for path in package.rglob("*.py") if pattern.search(path.read_text())]
-    assert [path.relative_to(package).as_posix() for path in users] == ["explorer/view.py"]
+    users = [path for path in sorted(package.rglob("*.py")) if pattern.search(path.read_text())]
+    assert [path.relative_to(package).as_posix() for path in users] == [
+        "explorer/view.py",
+        "explorer/view_controls.py",
+    ]
     for path in (package / "explorer").glob("*.py"):
         assert not re.search(r"(import|from) .*pyplot", path.read_text())
 

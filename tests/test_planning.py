@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import spliteasy as se
-from spliteasy.errors import PlanError, ProfileError, SplitError
+from spliteasy.errors import CutError, PlanError, ProfileError, SplitError
 from spliteasy.memory import MemoryProfile
-from spliteasy.planning import ChainCost, Choice, Computer, Constraints, Plan, Wire, plan
+from spliteasy.planning import ChainCost, Choice, Computer, Constraints, Plan, Wire, plan, predict_step
 from spliteasy.planning.chains import FrameBytes, Line, MessageCost, fit_line
 from spliteasy.planning.space import DEVICE_SENDS, MODES
 from spliteasy.profiling import Profile, profile
@@ -364,3 +364,27 @@ def test_a_network_that_cannot_be_cut_twice_says_so(tmp_path: Path, monkeypatch:
 
 def test_state_that_two_operations_use_is_noticed(profiles: list[Profile]) -> None:
     assert [known.state_apart for known in profiles] == [False, True, True, True, True]  # Residual calls a norm twice
+
+
+def test_a_step_of_ones_own_is_predicted_as_the_plan_does(profiles: list[Profile]) -> None:
+    known = profiles[0]
+    arguments: dict[str, Any] = {"link": "lte", "device": 0.2, "wire": WIRE}
+    for mode in ("single", "double", "none"):
+        best = plan(known, **arguments, chains=[COSTS[2]], modes=[mode], progress=False).best
+        own = predict_step(known, best.cuts, **arguments, chain=COSTS[2])
+        assert own.seconds == pytest.approx(best.seconds) and own.parts == pytest.approx(dict(best.parts))
+        assert (own.mode, own.cuts, own.numbers, own.nbytes) == (best.mode, best.cuts, best.numbers, best.nbytes)
+    one = predict_step(known, known.cuts[1].name, link=None, wire=Wire(0, 0), chain=COSTS[0])
+    assert one.parts["b"] > 0 and one.parts["up"] == 0 and set(one.nbytes) == {"activations", "input_gradients"}
+
+
+def test_cuts_of_ones_own_that_are_no_split_are_refused(profiles: list[Profile]) -> None:
+    names = profiles[0].cuts.names
+    with pytest.raises(PlanError, match=f"the first at '{names[1]}' or later.*found '{names[0]}'"):
+        predict_step(profiles[0], (names[0], names[3]), link="lte")
+    with pytest.raises(PlanError, match="the second behind the first"):
+        predict_step(profiles[0], (names[3], names[2]), link="lte")
+    with pytest.raises(PlanError, match="one cut or two, found 3"):
+        predict_step(profiles[0], names[1:4], link="lte")
+    with pytest.raises(CutError, match="nowhere"):
+        predict_step(profiles[0], "nowhere", link="lte")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spliteasy.errors import DataError, ProfileError
+from spliteasy.explorer.randomness import OwnGenerator
 from spliteasy.profiles import cache_folder
 from spliteasy.profiling import Profile, profile
 
@@ -157,3 +158,33 @@ def test_another_machine_later_is_noticed() -> None:
             found.require_current()
     finally:
         torch.set_num_threads(threads)
+
+
+def test_another_batch_takes_forward_and_backward_in_proportion() -> None:
+    found = quick(networks.Branches())
+    larger = found.at_batch(12)
+    assert (larger.batch, found.batch) == (12, 4) and found.at_batch(4) is found
+    assert larger.forward == pytest.approx(3 * found.forward) and larger.backward == pytest.approx(3 * found.backward)
+    assert (larger.update == found.update).all() and larger.other == found.other
+    assert larger.cuts[3].nbytes == 3 * found.cuts[3].nbytes and larger.kept == {}
+
+
+def test_progress_can_be_told_and_can_stop_it() -> None:
+    told: list[float] = []
+    quick(networks.Residual(), cache=False, progress=told.append)
+    assert told == pytest.approx([1 / 3, 2 / 3, 1])
+
+    def stop(fraction: float) -> None:
+        raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        quick(networks.Residual(), cache=False, progress=stop)
+
+
+def test_in_a_thread_with_a_generator_of_its_own_draws_are_seen_and_the_global_one_stays() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(288, 3))
+    state = torch.get_rng_state()
+    with OwnGenerator(0):
+        found = quick(model, cache=False)
+    assert found.draws.tolist() == [False, True, False, False]
+    assert torch.equal(torch.get_rng_state(), state)

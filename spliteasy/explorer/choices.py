@@ -13,6 +13,7 @@ from spliteasy.link import LINKS
 from spliteasy.wire import MESSAGES, Codecs, as_codecs
 
 __all__ = [
+    "DEVICE_CHOICES",
     "DOUBLE",
     "SINGLE",
     "changed_codecs",
@@ -24,6 +25,15 @@ __all__ = [
 ]
 
 SINGLE, DOUBLE = "single", "double"
+
+DEVICE_CHOICES: dict[str, float | str] = {
+    "as fast as this machine": 1.0,
+    "4 times slower": 0.25,
+    "10 times slower": 0.1,
+    "100 times slower": 0.01,
+    "iphone-xr": "iphone-xr",
+}
+"""Devices to offer: speeds relative to this machine, their memory unlimited, and the paper's phone with its own."""
 
 _CHAINS = (
     "raw", "zstd(1)", "fp16", "fp16 | zstd(1)", "int8 | zstd(1)", "int4 | zstd(1)", "topk(0.1) | fp16 | zstd(1)",
@@ -105,12 +115,14 @@ def parse_shape(shape: object) -> tuple[int, ...]:
 
 
 def check_plain(values: dict[str, Any]) -> None:
-    """Raise for a link that does not exist, a mode that is none, or a batch below one."""
+    """Raise for a link or device that does not exist, a mode that is none, or a batch below one."""
     if values["link"] not in LINKS:
         raise TrainingError(
             f"Expected a link, one of {', '.join(LINKS)}; found {values['link']!r}."
             f"{suggest(str(values['link']), LINKS)}"
         )
+    if values["device"] not in DEVICE_CHOICES:
+        raise TrainingError(f"Expected a device, one of {', '.join(DEVICE_CHOICES)}; found {values['device']!r}.")
     if values["mode"] not in (SINGLE, DOUBLE, None):
         raise CutError(f"Expected a split that is {SINGLE!r} or {DOUBLE!r}, found {values['mode']!r}.")
     if type(values["batch"]) is not int or values["batch"] < 1:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spliteasy.explorer.best_cut import BestCut, find_best_cut
 from spliteasy.explorer.figure import draw, png, static_html
 from spliteasy.explorer.saving import save_picture
 from spliteasy.explorer.snippet import snippet
@@ -41,6 +42,14 @@ class Explorer:
     def train(self) -> RunLog:
         """Train a few steps now and wait; the button does the same on a thread of its own."""
         return Training(self.state.training_plan).run()
+
+    def best_cut(self) -> BestCut:
+        """Find the best cut for the chosen link and device now, wait for it, and move there, chains too; the button
+        does the same on a thread of its own. Raises what `spliteasy.profile` and `spliteasy.plan` raise."""
+        found = find_best_cut(self.state.question)
+        self.state.remember_best(found)
+        self.state.update(at=found.best.cuts, codecs=found.best.codecs)
+        return found
 
     @property
     def widget(self) -> Any:

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from torch import nn
@@ -14,6 +14,7 @@ from traitlets import Bool, Enum, HasTraits, Instance, Int, Tuple, Unicode
 
 from spliteasy.cuts import Cut, Cuts
 from spliteasy.errors import CutError, ModelError, SplitEasyError
+from spliteasy.explorer.best_cut import BestCut, Question
 from spliteasy.explorer.budget import Budget, budget
 from spliteasy.explorer.choices import DOUBLE, SINGLE, changed_codecs, check_plain, parse_shape, usual_codecs
 from spliteasy.explorer.facts import Facts, facts
@@ -32,6 +33,7 @@ __all__ = ["ExplorerState"]
 _KEPT = 8
 _TRIAL_MACS, _TRIAL_BYTES, _MOST_PHOTOGRAPHS = 32e9, 24e6, 64
 _STEP_MACS = 16e9
+_PROFILE_MACS = 8e9
 _T = TypeVar("_T")
 
 
@@ -49,6 +51,8 @@ class _Wanted:
     link: str
     codecs: Codecs
     log: bool
+    device: str
+    every_mode: bool
 
 
 class ExplorerState(HasTraits):
@@ -57,6 +61,7 @@ class ExplorerState(HasTraits):
     ``first`` and ``last`` are numbers of cuts: a single split cuts at ``first``, a double split at both, so that B runs
     the operations ``first + 1`` to ``last``. ``num_classes`` is 0 for the network's own. A module of your own shows as
     ``"ClassName (yours)"``. ``codecs`` are the chains of the four messages; a single split sends two of them.
+    ``device`` and ``every_mode`` (or the chosen one) are what the best cut is asked for.
     """
 
     model = Unicode(read_only=True)
@@ -69,6 +74,8 @@ class ExplorerState(HasTraits):
     link = Unicode("lte", read_only=True)
     codecs = Instance(Codecs, (), read_only=True)
     log = Bool(False, read_only=True)
+    device = Unicode("10 times slower", read_only=True)
+    every_mode = Bool(False, read_only=True)
 
     def __init__(
         self,
@@ -85,6 +92,7 @@ class ExplorerState(HasTraits):
         self._networks: OrderedDict[Hashable, Network] = OrderedDict()
         self._trials: dict[Hashable, dict[tuple[str, str], MessageTrial]] = {}
         self._steps: dict[Hashable, Trial] = {}
+        self._best: dict[Hashable, BestCut] = {}
         self._lock = threading.Lock()
         self.update(
             model=model,
@@ -142,7 +150,8 @@ class ExplorerState(HasTraits):
 
     def take_over(self, other: ExplorerState) -> None:
         """Choose what ``other`` has chosen, as far as this network allows."""
-        names = [name for name in ("link", "codecs", "log", "batch") if getattr(self, name) != getattr(other, name)]
+        kept = ("link", "codecs", "log", "batch", "device", "every_mode")
+        names = [name for name in kept if getattr(self, name) != getattr(other, name)]
         wanted = {name: getattr(other, name) for name in names}
         at = [cut.name for cut in other.chosen]
         for changes in (wanted, {"at": at}):
@@ -223,6 +232,33 @@ class ExplorerState(HasTraits):
         return TrainingPlan(plan.network, plan.num_classes, plan.input_shape, plan.at, plan.codecs, batch, plan.classes)
 
     @property
+    def question(self) -> Question:
+        """What `find_best_cut` needs to find the best cut for what is chosen."""
+        plan, most = self.plan, int(_PROFILE_MACS / max(self._network.macs, 1))
+        question = Question(
+            network=plan.network,
+            num_classes=plan.num_classes,
+            input_shape=plan.input_shape,
+            batch=self.batch,
+            samples=max(min(self.batch, 2), min(self.batch, most)),
+            link=self.link,
+            device=self.device,
+            modes=(SINGLE, DOUBLE) if self.every_mode and self.can_double else (self.mode,),
+            at=plan.at,
+            codecs=self.codecs,
+        )
+        with self._lock:
+            known = [found.profile for found in self._best.values() if found.question.timed == question.timed]
+        return replace(question, known=known[-1]) if known else question
+
+    @property
+    def best_cut(self) -> BestCut | None:
+        """The best cut that was found for this network, link, device and mode."""
+        asked = self.question.asked
+        with self._lock:
+            return self._best.get(asked)
+
+    @property
     def budget(self) -> Budget:
         """The seconds of one training step on the link: uncompressed, and with the chains as far as they were
         measured."""
@@ -245,6 +281,14 @@ class ExplorerState(HasTraits):
                 rows.pop((row.message, row.chain), None)
                 rows[row.message, row.chain] = row
             self._steps[_place_of(trial.plan)] = trial
+
+    def remember_best(self, found: BestCut) -> None:
+        """Keep what was found; may be called by any thread, and notifies nobody."""
+        with self._lock:
+            self._best.pop(found.question.asked, None)
+            self._best[found.question.asked] = found
+            while len(self._best) > _KEPT:
+                del self._best[next(iter(self._best))]
 
     @property
     def _network(self) -> Network:

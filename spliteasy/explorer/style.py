@@ -104,12 +104,18 @@ STYLE = (
 .spliteasy table.se-tight th, .spliteasy table.se-tight td { padding: 2px 5px; }
 .spliteasy .se-curve { position: relative; height: 110px; margin: 4px 0 4px 44px;
   border-left: 1px solid var(--se-line); border-bottom: 1px solid var(--se-line); }
-.spliteasy .se-curve > span { position: absolute; right: calc(100% + 6px); top: -4px; font-size: 11.5px;
-  color: var(--se-dim); }
+.spliteasy .se-curve > span { position: absolute; right: calc(100% + 6px); top: -4px; white-space: nowrap;
+  font-size: 11.5px; color: var(--se-dim); }
 .spliteasy .se-curve > span + span { top: auto; bottom: -4px; }
 .spliteasy .se-curve svg { width: 100%; height: 100%; display: block; overflow: visible; }
 .spliteasy .se-curve polyline { fill: none; stroke: var(--se-a); stroke-width: 2.5px; stroke-linejoin: round;
   stroke-linecap: round; vector-effect: non-scaling-stroke; }
+.spliteasy .se-curve polyline.se-single { stroke: var(--se-ink); stroke-width: 1.6px; }
+.spliteasy .se-curve polyline.se-double { stroke: var(--se-ink); stroke-width: 1.6px; stroke-dasharray: 5 3; }
+.spliteasy .se-curve polyline.se-is { stroke: var(--se-b); stroke-width: 13px; }
+.spliteasy .se-curve polyline.se-was { stroke: var(--se-dim); stroke-width: 8px; }
+.spliteasy .se-ends { display: flex; justify-content: space-between; margin-left: 44px; font-size: 11.5px; }
+.spliteasy .se-best { margin: 4px 0; }
 .spliteasy .se-message { display: flex; align-items: center; gap: 10px; margin: 5px 0; }
 .spliteasy .se-message > code { width: 122px; flex: none; }
 .spliteasy .se-message > span:last-child { white-space: nowrap; width: 140px; flex: none; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 from spliteasy.explorer.budget import KINDS, Budget, Part
@@ -9,7 +10,7 @@ from spliteasy.explorer.facts import Facts, Message
 from spliteasy.explorer.wording import TIMES, bandwidth, duration, round_trips, size
 from spliteasy.wire import Codecs
 
-__all__ = ["budget_html"]
+__all__ = ["bar", "budget_html", "legend"]
 
 _NAMES = {
     "device": "device computes",
@@ -31,20 +32,15 @@ def budget_html(budget: Budget, facts: Facts, codecs: Codecs) -> str:
     """Where the time of a step goes on the chosen link, and what each message weighs, raw against compressed."""
     samples = f"{facts.batch} sample{'s' if facts.batch > 1 else ''}"
     longest = max(budget.raw_seconds, budget.sent_seconds or 0.0)
-    bars = _bar("raw", budget.raw, longest)
+    bars = bar("raw", budget.raw, longest)
     if budget.sent is not None:
-        bars += _bar("with codecs", budget.sent, longest)
+        bars += bar("with codecs", budget.sent, longest)
     else:
         names = ", ".join(name.replace("_", " ") for name in budget.missing)
         bars += (
             '<div class="se-time"><span class="se-dim">with codecs</span>'
             f'<span class="se-dim se-untold">not measured yet for {names}: press Measure</span></div>'
         )
-    legend = "".join(
-        f'<span><span class="se-chip se-{kind}"></span>{_NAMES[kind]}</span>'
-        for kind in KINDS
-        if any(part.kind == kind for part in [*budget.raw, *(budget.sent or ())])
-    )
     rows = "".join(_message(message, budget, codecs) for message in facts.messages)
     left = ("message", "way", "chain")
     columns = ("message", "way", "raw", "on the link", "chain", "sent", "smaller by", "on the link")
@@ -54,14 +50,24 @@ def budget_html(budget: Budget, facts: Facts, codecs: Codecs) -> str:
         f'<div class="spliteasy"><h4>One training step of {samples} on {escape(facts.link.name)}: '
         f"{bandwidth(facts.link)}</h4>"
         f'<div class="se-times" role="img" aria-label="{escape(_words(budget))}">{bars}</div>'
-        f'<div class="se-legend">{legend}</div>'
+        f"{legend([*budget.raw, *(budget.sent or ())])}"
         f'<div class="se-scroll"><table><thead><tr>{heads}</tr></thead>'
         f"<tbody>{rows}{total}</tbody></table></div>"
         f'<p class="se-note">{_note(budget, facts)}</p></div>'
     )
 
 
-def _bar(name: str, parts: tuple[Part, ...], longest: float) -> str:
+def legend(parts: Sequence[Part]) -> str:
+    """The colours of the kinds that occur."""
+    kinds = {part.kind for part in parts}
+    chips = "".join(
+        f'<span><span class="se-chip se-{kind}"></span>{_NAMES[kind]}</span>' for kind in KINDS if kind in kinds
+    )
+    return f'<div class="se-legend">{chips}</div>'
+
+
+def bar(name: str, parts: Sequence[Part], longest: float) -> str:
+    """The parts of a step as a bar, whole as wide as its share of ``longest`` seconds."""
     pieces = "".join(
         f'<span class="se-{part.kind}" style="width:{100 * part.seconds / (longest or 1):.3f}%" '
         f'title="{escape(part.label)}: {duration(part.seconds)}{_weight(part)}"></span>'

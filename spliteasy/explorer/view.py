@@ -1,47 +1,48 @@
-"""The explorer's widgets. The only file that knows ipywidgets; what is shown is made elsewhere, as strings.
+"""The explorer's widgets at work. Only this file and `view_controls`, which makes the controls, know ipywidgets;
+what is shown is made elsewhere, as strings.
 
 Two rules of front ends shape this file. What a callback raises or prints is swallowed, so every callback catches
 everything and shows it. And a widget's messages follow the thread that wrote to it last, so the working thread
-writes to nothing but HTML widgets, and never to a control that must answer while a cell runs.
+writes to nothing but HTML widgets, and never to a control that must answer while a cell runs; where its work ends with
+moving a control, it asks the thread of the callback that started it (`working.home`).
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
 
-from spliteasy.explorer.choices import DOUBLE, SINGLE, preset_chains, preset_codecs
+from spliteasy.explorer.advice import best_cut_html
+from spliteasy.explorer.best_cut import BestCut, find_best_cut
+from spliteasy.explorer.choices import DOUBLE
 from spliteasy.explorer.live import training_html
 from spliteasy.explorer.notices import code, progress_bar, status, told
 from spliteasy.explorer.render import bars_html, foot_html
 from spliteasy.explorer.saving import save_picture
 from spliteasy.explorer.snippet import snippet
 from spliteasy.explorer.state import ExplorerState
-from spliteasy.explorer.style import CONTROLS, GUTTER, MARGIN, STYLE
+from spliteasy.explorer.style import CONTROLS, STYLE
 from spliteasy.explorer.tables import facts_html, trials_html
 from spliteasy.explorer.timeline import budget_html
 from spliteasy.explorer.training import Training
 from spliteasy.explorer.trial import Cancelled, TrialPlan, run_trial
-from spliteasy.explorer.wording import TIMES, bandwidth
-from spliteasy.explorer.working import Worker
+from spliteasy.explorer.view_controls import CUSTOM, Controls, all_widgets, row
+from spliteasy.explorer.working import Worker, home
 from spliteasy.link import LINKS
-from spliteasy.models import list_models
 from spliteasy.runlog import StepRecord
-from spliteasy.wire import MESSAGES
 
 __all__ = ["View"]
 
-_CUSTOM = "your own"
 _CANCELLED = "Cancelled. Nothing more is kept or shown."
 _BUSY = "Still at work; press Cancel to stop it."
 
 
-class View:
+class View(Controls):
     """The widgets of one explorer and what they do to its state."""
 
     def __init__(self, state: ExplorerState) -> None:
@@ -52,30 +53,28 @@ class View:
         self._announced = False
         self._turn = threading.RLock()  # callbacks may come from two threads: a cell's, and the front end's
         self._worker = Worker()
-        self._presets = preset_codecs()
-        self._make_controls()
-        self._make_cuts()
-        self._make_chains()
-        self._make_buttons()
+        super().__init__()
         self.problem = widgets.HTML()
         self.bars, self.foot, self.facts, self.budget = (widgets.HTML() for _ in range(4))
-        self.trials, self.training, self.told = (widgets.HTML() for _ in range(3))
+        self.advice, self.trials, self.training, self.told = (widgets.HTML() for _ in range(4))
         left = widgets.VBox([self.bars, self.one, self.two, self.foot]).add_class("se-left-side")
         self.box = widgets.VBox(
             [
                 widgets.HTML(f"<style>{STYLE}{CONTROLS}</style>"),
-                _row(self.model, self.input_shape, self.batch, self.num_classes),
-                _row(self.mode, self.link, self.log),
+                row(self.model, self.input_shape, self.batch, self.num_classes),
+                row(self.mode, self.link, self.log),
                 self.problem,
-                _row(left, self.facts.add_class("se-right-side")).add_class("se-sides"),
-                _row(*(widgets.HBox(place) for place in self.places)),
+                row(left, self.facts.add_class("se-right-side")).add_class("se-sides"),
+                row(*(widgets.HBox(place) for place in self.places)),
                 self.preset,
                 widgets.Box(list(self.chains.values())).add_class("se-chains"),
                 self.budget,
-                _row(self.measure, self.train, self.stop, self.progress),
+                row(self.find, self.device, self.every),
+                row(self.measure, self.train, self.stop, self.progress),
+                self.advice,
                 self.trials,
                 self.training,
-                _row(self.save, self.show),
+                row(self.save, self.show),
                 self.told,
             ]
         )
@@ -88,7 +87,7 @@ class View:
         """Stop the worker, forget the state, and close every widget with its layout and style."""
         self._worker.cancel()
         self.state.unobserve(self._on_state)
-        for widget in _all_widgets(self.box):
+        for widget in all_widgets(self.box):
             for part in (widget, getattr(widget, "layout", None), getattr(widget, "style", None)):
                 if part is not None:
                     part.close()
@@ -99,73 +98,6 @@ class View:
         self.budget.value = budget_html(state.budget, facts, state.codecs)
         self.trials.value = trials_html(state.trials, facts, state.codecs, state.photographs)
 
-    def _make_controls(self) -> None:
-        wide = {"description_width": "64px"}
-        self.model = widgets.Combobox(description="Network", continuous_update=False, style=wide, placeholder="a name")
-        self.model.layout.width = "340px"
-        narrow = {"description_width": "44px"}
-        self.input_shape = widgets.Text(description="Input", continuous_update=False, style=narrow)
-        self.input_shape.layout.width = "150px"
-        self.batch = widgets.IntText(description="Batch", style=narrow)
-        self.batch.layout.width = "120px"
-        self.num_classes = widgets.IntText(description="Classes", style={"description_width": "54px"})
-        self.num_classes.layout.width = "136px"
-        self.mode = widgets.ToggleButtons(
-            options=[("single: A | B", SINGLE), ("double: A | B | C", DOUBLE)],
-            description="Split",
-            style={"description_width": "64px", "button_width": "130px"},
-            tooltips=["A on the device, B on the server", "A and C on the device, B on the server"],
-        )
-        options = [(f"{name}: {bandwidth(link, short=True)}", name) for name, link in LINKS.items()]
-        self.link = widgets.Dropdown(options=options, description="Link", style={"description_width": "34px"})
-        self.link.layout.width = "310px"
-        self.log = widgets.ToggleButtons(
-            options=[("linear", False), ("log", True)],
-            description="Bytes",
-            style={"description_width": "44px", "button_width": "64px"},
-        )
-
-    def _make_cuts(self) -> None:
-        self.one = widgets.IntSlider(readout=False, behavior="drag-tap")
-        self.two = widgets.IntRangeSlider(readout=False, behavior="drag-tap")
-        for slider in (self.one, self.two):
-            slider.add_class("se-scissors")
-        self.places = [self._place("A ends after cut"), self._place("B ends after cut")]
-
-    def _place(self, description: str) -> tuple[Any, Any]:
-        number = widgets.BoundedIntText(description=description, style={"description_width": "104px"})
-        number.layout.width = "190px"
-        name = widgets.Combobox(continuous_update=False, placeholder="or type its name")
-        name.layout.width = "270px"
-        return number, name
-
-    def _make_chains(self) -> None:
-        self.preset = widgets.Dropdown(
-            options=[*self._presets, _CUSTOM], description="Codecs", style={"description_width": "64px"}
-        )
-        self.preset.layout.width = "340px"
-        self.chains = {}
-        for message in MESSAGES:
-            chain = widgets.Combobox(
-                description=message, options=preset_chains(), continuous_update=False, placeholder="a chain",
-                style={"description_width": "124px"}, ensure_option=False,
-            )  # fmt: skip
-            self.chains[message] = chain
-
-    def _make_buttons(self) -> None:
-        def button(text: str, tip: str, icon: str, style: str = "") -> Any:
-            made = widgets.Button(description=text, tooltip=tip, icon=icon, button_style=style)
-            made.layout.width = f"{46 + 8 * len(text)}px"
-            return made
-
-        self.measure = button("Measure", "Try the chains on photographs", "tachometer", "primary")
-        self.train = button("Train a few steps", "A real split session on digits", "play")
-        self.stop = button("Cancel", "Stop what is going on", "stop")
-        self.stop.add_class("se-stop")
-        self.save = button("Save picture", "As SVG and PNG, in the notebook's folder", "save")
-        self.show = button("Show code", "Code that computes these numbers", "code")
-        self.progress = widgets.HTML()
-
     def _connect(self) -> None:
         """Each control changes its part of the state. Words and numbers that cannot be stay as typed, with a message;
         the others go back."""
@@ -175,10 +107,12 @@ class View:
             (self.batch, lambda value: {"batch": value}),
             (self.num_classes, self._classes),
             *((chain, partial(_chain, message)) for message, chain in self.chains.items()),
-            (self.preset, lambda value: {} if value == _CUSTOM else {"codecs": self._presets[value]}),
+            (self.preset, lambda value: {} if value == CUSTOM else {"codecs": self._presets[value]}),
             (self.mode, lambda value: {"mode": value}),
             (self.link, lambda value: {"link": value}),
             (self.log, lambda value: {"log": value}),
+            (self.device, lambda value: {"device": value}),
+            (self.every, lambda value: {"every_mode": value}),
             (self.one, lambda value: {"first": value}),
             (self.two, self._dragged),
             (self.places[0][0], lambda value: self._moved("first", value)),
@@ -188,6 +122,7 @@ class View:
         )
         for control, change in changes:
             control.observe(self._handler(change), "value")
+        self.find.on_click(self._guarded(lambda button: self._start_finding()))
         self.measure.on_click(self._guarded(lambda button: self._start_measuring()))
         self.train.on_click(self._guarded(lambda button: self._start_training()))
         self.stop.on_click(self._guarded(lambda button: self._stop()))
@@ -230,7 +165,7 @@ class View:
         the cell that made it, and waits while cells run; the shell of callbacks does not."""
         if not self._announced and not self._showing:
             self._announced = True
-            for widget in _all_widgets(self.box):
+            for widget in all_widgets(self.box):
                 widget.send_state("_dom_classes")
 
     def _classes(self, value: int) -> dict[str, Any]:
@@ -269,58 +204,45 @@ class View:
         self._shown = state.trait_values()
         try:
             if words:
-                self._show_words()
+                self.show_words(state)
             self.mode.value, self.link.value, self.log.value = state.mode, state.link, state.log
-            self.preset.value = next((name for name, one in self._presets.items() if one == state.codecs), _CUSTOM)
+            self.device.value, self.every.value = state.device, state.every_mode
+            self.preset.value = next((name for name, one in self._presets.items() if one == state.codecs), CUSTOM)
             for message in ("outputs", "output_gradients"):
                 self.chains[message].layout.display = None if state.mode == DOUBLE else "none"
-            self._show_cuts()
+            self.show_cuts(state)
             picture = state.skyline
             self.bars.value, self.foot.value = bars_html(picture), foot_html(picture)
             self.facts.value = facts_html(state.facts)
+            self.advice.value = best_cut_html(state.best_cut)
             self.show_trials()
             if self._code_shown:
                 self.told.value = code(snippet(state.plan, state.facts))
         finally:
             self._showing = False
 
-    def _show_words(self) -> None:
-        state = self.state
-        if not self.model.options or self.model.options[: len(state.own)] != state.own:
-            self.model.options = (*state.own, *list_models())
-        self.model.value = state.model
-        self.input_shape.value = TIMES.join(map(str, state.input_shape))
-        self.batch.value = state.batch
-        self.num_classes.value = state.classes or 0
-        self.num_classes.disabled = state.model in state.own
-        for message, chain in self.chains.items():
-            chain.value = repr(state.codecs.chain(message))
-
-    def _show_cuts(self) -> None:
-        state = self.state
-        count, names = len(state.cuts), tuple(state.cuts.names)
-        _set_range(self.one, 0, count - 1, state.first)
-        double = state.mode == DOUBLE
-        if double:
-            _set_range(self.two, state.first_private, count - 1, (state.first, state.last))
-        for slider, shown in ((self.one, not double), (self.two, double)):
-            slider.layout.display = None if shown else "none"
-            left, right = (slider.min + 0.5) / count, (count - slider.max - 0.5) / count
-            bars = f"(100% - {GUTTER + MARGIN}px)"
-            slider.layout.margin = f"0 calc({MARGIN}px + {bars} * {right:.6f}) 0 calc({GUTTER}px + {bars} * {left:.6f})"
-        for control in self.places[1]:
-            control.layout.display = None if double else "none"
-        lowest = state.first_private if double else 0
-        bounds = ((lowest, count - 1 - double), (lowest + 1, count - 1))
-        for (number, name), cut, (low, high) in zip(self.places, (state.first, state.last), bounds, strict=True):
-            _set_range(number, low, high, min(max(cut, low), high))
-            if name.options != names:
-                name.options = names
-            name.value = state.cuts[cut].name
-
     def _start_measuring(self) -> None:
         plan, cancel = self.state.plan, threading.Event()
         self._start(partial(self._measure, plan, cancel), cancel)
+
+    def _start_finding(self) -> None:
+        question, cancel, at_home = self.state.question, threading.Event(), home()
+
+        def find() -> None:
+            found = find_best_cut(question, self._progress(cancel), cancel)
+            if not cancel.is_set():
+                self.state.remember_best(found)
+                at_home(partial(self._guarded(self._move_to), found))
+
+        self._start(find, cancel)
+
+    def _move_to(self, found: BestCut) -> None:
+        """Move the scissors to the best cut and set its chains, unless something else was chosen meanwhile."""
+        now, then = self.state.question, found.question
+        moved = (now.asked, now.at, now.codecs) == (then.asked, then.at, then.codecs)
+        if moved:
+            self.state.update(at=found.best.cuts, codecs=found.best.codecs)
+        self.advice.value = best_cut_html(found, moved)
 
     def _start_training(self) -> None:
         training, link = Training(self.state.training_plan), LINKS[self.state.link]
@@ -395,25 +317,3 @@ class View:
 
 def _chain(message: str, value: str) -> dict[str, Any]:
     return {message: value}
-
-
-def _row(*children: Any) -> Any:
-    row = widgets.HBox(list(children))
-    row.layout.flex_flow = "row wrap"
-    return row
-
-
-def _set_range(control: Any, low: int, high: int, value: Any) -> None:
-    """New bounds and a new value, in an order in which no bound is ever on the wrong side of the value."""
-    if (control.min, control.max) != (low, high):
-        control.min = min(control.min, low)
-        control.max = max(control.max, high)
-        control.value = value
-        control.min, control.max = low, high
-    control.value = value
-
-
-def _all_widgets(widget: Any) -> Iterator[Any]:
-    for child in getattr(widget, "children", ()):
-        yield from _all_widgets(child)
-    yield widget

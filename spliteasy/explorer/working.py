@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import threading
 from collections.abc import Callable
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "home"]
 
 
 class Worker:
@@ -46,3 +48,20 @@ class Worker:
         """Wait for the job that runs, if any."""
         if self._thread is not None:
             self._thread.join(timeout)
+
+
+def home() -> Callable[[Callable[[], None]], None]:
+    """A function by which another thread has something run here: on the event loop that runs now, as part of what is
+    being answered, so that a kernel takes it for a callback of the same shell. Without an event loop there is no front
+    end, and any thread will do."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return lambda call: call()
+    context = contextvars.copy_context()
+
+    def run(call: Callable[[], None]) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(call, context=context)
+
+    return run

@@ -16,11 +16,11 @@ from spliteasy.planning.computer import Computer, Wire, computer_of, named_devic
 from spliteasy.planning.constraints import Constraints, Limit, limits, require_possible
 from spliteasy.planning.costs import Prices, parts_of, step_seconds
 from spliteasy.planning.result import Choice, Curve, Plan
-from spliteasy.planning.space import MODES, Candidates, Numbers, candidates
+from spliteasy.planning.space import MODES, Candidates, Numbers, candidates, device_macs
 from spliteasy.profiling import Profile, Seconds, profile
 from spliteasy.splitting import check_cuts
 
-__all__ = ["plan"]
+__all__ = ["link_of", "plan"]
 
 _LISTED = 64
 """Candidates of each mode that are looked at for runners-up and in place of cuts that are refused."""
@@ -69,7 +69,7 @@ def plan(
     """
     known = model if isinstance(model, Profile) else profile(model, input_shape, batch, progress=progress)
     known.require_current()
-    asked, limit, line = _modes(modes), constraints or Constraints(), _link(link)
+    asked, limit, line = _modes(modes), constraints or Constraints(), link_of(link)
     hardware = named_device(device)
     computer = computer_of(device if hardware is None else hardware, known)
     prices = Prices.of(line, computer.speed, speed_of(server), wire or Wire())
@@ -199,14 +199,8 @@ class _Ranking:
         numbers, cost = self._names(space, place), self._costs[chain]
         parts, nbytes = parts_of(space, place, cost, self._prices)
         names = tuple(self._known.cuts[number].name for number in numbers)
-        return Choice(space.mode, names, numbers, cost.name, cost.codecs, seconds, parts, nbytes, self._macs(numbers))
-
-    def _macs(self, numbers: tuple[int, ...]) -> int:
-        """The device's, in one sample's forward pass."""
-        ends = [self._known.cuts[number] for number in numbers]
-        last = self._known.cuts[len(self._known.cuts) - 1]
-        a = ends[0].macs_before if ends else last.macs_before + last.macs_after
-        return a + (ends[1].macs_after if len(ends) == 2 else 0)
+        macs = device_macs(self._known, numbers)
+        return Choice(space.mode, names, numbers, cost.name, cost.codecs, seconds, parts, nbytes, macs)
 
 
 def _modes(modes: Sequence[str]) -> Sequence[str]:
@@ -217,7 +211,8 @@ def _modes(modes: Sequence[str]) -> Sequence[str]:
     return asked
 
 
-def _link(link: Link | str | None) -> Link | None:
+def link_of(link: Link | str | None) -> Link | None:
+    """A link given as such, by its name in `LINKS`, or None for none. Raises `PlanError` for anything else."""
     if isinstance(link, str):
         if link not in LINKS:
             raise PlanError(f"Expected a link of {', '.join(LINKS)}, found {link!r}.{suggest(link, LINKS)}")

@@ -12,7 +12,7 @@ from spliteasy.profiling import Profile, Seconds
 from spliteasy.seeding import STATE_BYTES
 from spliteasy.wire import MESSAGES, UPWARD
 
-__all__ = ["DEVICE_SENDS", "MODES", "Candidates", "Numbers", "candidates"]
+__all__ = ["DEVICE_SENDS", "MODES", "Candidates", "Numbers", "candidates", "device_macs"]
 
 MODES = ("single", "double", "none")
 """A|B with the labels on the server, A|B|C with inputs and labels on the device, and all on the device."""
@@ -56,6 +56,13 @@ def candidates(profile: Profile, modes: Sequence[str]) -> list[Candidates]:
     """The candidates of each mode, in the order of `MODES`; none of a mode that the network does not allow."""
     made = {"single": _single, "double": _double, "none": _none}
     return [made[mode](profile) for mode in MODES if mode in modes]
+
+
+def device_macs(profile: Profile, numbers: Sequence[int]) -> int:
+    """The multiply-accumulates of A (and C) in one sample's forward pass, cut at ``numbers``; of all for no cut."""
+    first = profile.cuts[numbers[0] if numbers else len(profile.cuts) - 1]
+    a = first.macs_before + (0 if numbers else first.macs_after)
+    return a + (profile.cuts[numbers[1]].macs_after if len(numbers) == 2 else 0)
 
 
 def _times(profile: Profile) -> tuple[Seconds, float]:
