@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from spliteasy.optimization import check_optimizer
 from spliteasy.reproduce.bars import COLORS
 from spliteasy.reproduce.reproduction import Reproduction
 from spliteasy.reproduce.step_times import Architecture
-from spliteasy.reproduce.training_data import Images, images
+from spliteasy.reproduce.training_data import Images, batches, images
 from spliteasy.seeding import preserved, step_seed
 from spliteasy.splitting import split
 from spliteasy.trainer import Trainer
@@ -89,10 +89,11 @@ def fig3(
         for network in networks:
             sized = replace(network, arguments={**network.arguments, "num_classes": found.classes})
             at = sized.usual_cuts()
+            own = found.fitted_to(sized.input_shape)
             curves = {}
             for way in _WAYS:
                 bar.set_postfix_str(f"{network.title}, {way}")
-                settings = (sized, found, epochs, batch, dict(optimizer), seed, bar)
+                settings = (sized, own, epochs, batch, dict(optimizer), seed, bar)
                 curves[way] = (
                     _ordinary(*settings) if way == _WAYS[0] else _split(*settings, at=at, exact=way == _WAYS[1])
                 )
@@ -132,15 +133,6 @@ def fig3(
     )
 
 
-def _batches(part: Images, batch: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The training batches of an epoch, in an order of seed and epoch alone; full ones, if there is one."""
-    x, y = part.train
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1000 * seed + epoch))
-    for rows in torch.split(order, batch):
-        if len(rows) == min(batch, len(x)):
-            yield x[rows], y[rows]
-
-
 def _tests(part: Images) -> list[tuple[Tensor, Tensor]]:
     return list(zip(*(torch.split(whole, 120) for whole in part.test), strict=True))
 
@@ -156,7 +148,7 @@ def _ordinary(
     accuracy, step = [], 0
     with preserved():
         for epoch in range(epochs):
-            for x, y in _batches(part, batch, seed, epoch):
+            for x, y in batches(*part.train, batch, seed, epoch):
                 torch.manual_seed(step_seed(seed, step))
                 update.zero_grad()
                 F.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
@@ -186,7 +178,7 @@ def _split(
     method = "exact" if exact else "auxiliary-label"
     with Trainer(parts, optimizer=optimizer, backward=method, seed=seed) as trainer:
         for epoch in range(epochs):
-            for x, y in _batches(part, batch, seed, epoch):
+            for x, y in batches(*part.train, batch, seed, epoch):
                 trainer.step(x, y)
             accuracy.append(trainer.evaluate(_tests(part)).accuracy or 0.0)
             bar.update()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
 from spliteasy import data
 from spliteasy.errors import ReproduceError
 
-__all__ = ["Images", "images"]
+__all__ = ["Images", "batches", "fitted", "images"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class Images:
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
     classes: int
+
+    def fitted_to(self, input_shape: Sequence[int]) -> Images:
+        """The same images in the shape that a network takes."""
+        (train, own), (test, other) = self.train, self.test
+        return Images(self.name, (fitted(train, input_shape), own), (fitted(test, input_shape), other), self.classes)
 
 
 def images(folder: str | os.PathLike[str] | None, train: int | None = None, test: int | None = None) -> Images:
@@ -52,3 +59,19 @@ def _tensors(part: Dataset[Any], count: int | None) -> tuple[Tensor, Tensor]:
     held: int = len(part)  # type: ignore[arg-type]
     items = [part[index] for index in range(held if count is None else min(count, held))]
     return torch.stack([x for x, _ in items]), torch.tensor([int(y) for _, y in items])
+
+
+def fitted(x: Tensor, input_shape: Sequence[int]) -> Tensor:
+    """Images (N, 3, 32, 32) in the shape that a network takes: resized, and grey for one channel."""
+    channels, height, width = input_shape
+    x = x if x.shape[1] == channels else x.mean(1, keepdim=True).expand(-1, channels, -1, -1)
+    same = tuple(x.shape[2:]) == (height, width)
+    return x if same else interpolate(x, size=(height, width), mode="bilinear", antialias=height < x.shape[2])
+
+
+def batches(x: Tensor, y: Tensor, batch: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of an epoch, in an order of seed and epoch alone; full ones, if there is one."""
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1_000_003 * seed + epoch))
+    for rows in torch.split(order, batch):
+        if len(rows) == min(batch, len(x)):
+            yield x[rows], y[rows]
