@@ -76,6 +76,7 @@ __all__ = [
     "measure",
     "plan",
     "profile",
+    "reproduce",
     "split",
     "step_seed",
     "sweep",
@@ -85,11 +86,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`spliteasy.teach`, loaded when it is first used."""
-    if name == "teach":
+    """`spliteasy.teach` and `spliteasy.reproduce`, loaded when they are first used."""
+    if name in ("teach", "reproduce"):
         from importlib import import_module
 
-        return import_module("spliteasy.teach")
+        return import_module(f"spliteasy.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""The command ``spliteasy``: lab, demo, cuts, codecs, measure, serve, train, sweep, plan."""
+"""The command ``spliteasy``: lab, demo, cuts, codecs, measure, serve, train, sweep, plan, reproduce."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from spliteasy import __version__
 from spliteasy.errors import SplitEasyError
 from spliteasy.planning.command import add_plan
+from spliteasy.reproduce.reproducing import add_reproduce
 from spliteasy.wire import MESSAGES
 
 __all__ = ["main"]
@@ -26,6 +27,7 @@ _EXAMPLES = """examples:
   spliteasy train digits_cnn --at pool flatten --server http://127.0.0.1:8765
   spliteasy sweep --model digits_cnn --at pool flatten --chain "topk(0.1) | fp16" --out study.csv
   spliteasy plan resnet50 --link lte --device 0.1           where to cut, what to send and how, for the shortest step
+  spliteasy reproduce table2                                a table of the paper, its numbers beside ours
 """
 
 _MEASURED = """columns:
@@ -147,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
     _add_sweep(commands)
     add_plan(commands, _add_network)
+    add_reproduce(commands)
     return parser
 
 

@@ -113,7 +113,7 @@ one image's seconds."""
 
 @functools.cache
 def this_machines_macs_a_second(threads: int | None = None) -> float:
-    """Multiply-accumulates a second of this machine in training, by ResNet-50 on two images of 224²: the best of two
+    """Multiply-accumulates a second of this machine in training, by ResNet-50 on two images of 224²: the best of five
     steps after one to warm up. Measured once a process for each number of threads (None: torch's now).
 
     Weights and random numbers of others are not touched.
@@ -127,7 +127,7 @@ def this_machines_macs_a_second(threads: int | None = None) -> float:
             model = resnet50().train()
             x, y = torch.rand(2, 3, 224, 224), torch.arange(2)
             seconds = []
-            for _ in range(3):
+            for _ in range(6):
                 started = time.perf_counter()
                 F.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
                 seconds.append(time.perf_counter() - started)

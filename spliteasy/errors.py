@@ -12,6 +12,7 @@
     │   └── NonFiniteError   NaN or infinity, stopped before it reached an optimizer
     ├── ProfileError         timings of another machine, torch or network, or that cannot be taken
     ├── PlanError            a plan under constraints that cannot be met
+    ├── ReproduceError       a table of the paper that does not exist, or a place that it cannot be saved in
     ├── ExerciseError        an exercise of the course that does not exist
     └── ServerError          anything that went wrong between device and server
         ├── ConnectionLost   no server there, or it went away in the middle of a call
@@ -39,6 +40,7 @@ __all__ = [
     "PlanError",
     "ProfileError",
     "ProtocolError",
+    "ReproduceError",
     "ServerError",
     "SessionError",
     "SplitEasyError",
@@ -96,6 +98,11 @@ class ProfileError(SplitEasyError):
 
 class PlanError(SplitEasyError):
     """A plan under constraints that cannot be met, or with a device, link or chain that it cannot use."""
+
+
+class ReproduceError(SplitEasyError):
+    """A table or figure of the paper that does not exist, with settings that it cannot use, or a place that it cannot
+    be saved in."""
 
 
 class ExerciseError(SplitEasyError, LookupError):

@@ -18,7 +18,7 @@ SOURCES = sorted(path for root in (CORE, PLUGINS) for path in root.rglob("*.py")
 # From the bottom up: a layer may import those before it in the list, never one after it.
 LAYERS = [
     "codecs", "wire", "server", "transport", "exchange", "connecting", "calibrating", "trainer", "profiling",
-    "planning", "sweeping", "explorer", "teach", "demo", "cli",
+    "planning", "sweeping", "reproduce", "explorer", "teach", "demo", "cli",
 ]  # fmt: skip
 
 

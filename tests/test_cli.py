@@ -15,7 +15,7 @@ import requests
 import spliteasy as se
 from spliteasy.cli import main
 
-COMMANDS = ["lab", "demo", "cuts", "codecs", "measure", "serve", "train", "sweep", "plan"]
+COMMANDS = ["lab", "demo", "cuts", "codecs", "measure", "serve", "train", "sweep", "plan", "reproduce"]
 
 
 def run(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
