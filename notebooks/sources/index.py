@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Split learning, a course in eight lessons
+# # Split learning, a course in lessons
 #
 # One network, trained on two machines: a device that has the data and a server that has the power. You cut it, see what crosses the wire, make that
 # smaller, and measure what it costs. Every number in these lessons is computed or counted while you look: real servers, real bytes, real pictures.
@@ -14,8 +14,9 @@
 # | [05 · Does accuracy survive?](05_does_accuracy_survive.ipynb) | seeds, spread, and honest comparisons | 20 |
 # | [06 · Single, double, none](06_who_sees_what.ipynb) | who sees what, and what it costs | 20 |
 # | [07 · Your network, your codec, your data](07_your_own.ipynb) | bring your own, and a project | 30 |
+# | [08 · The best cut](08_best_cut.ipynb) | seconds predicted for every cut, the best one computed, and checked on a real link | 25 |
 #
-# Start with 00. After it, 01 to 06 stand alone; 07 is easier after 02.
+# Start with 00. After it, 01 to 06 stand alone; 07 is easier after 02, and 08 after 01.
 #
 # ## How to go through a lesson
 #
