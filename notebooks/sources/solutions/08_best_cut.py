@@ -32,7 +32,8 @@ se.teach.check("08.1", answer)
 # %%
 def my_plan(before, total, nbytes, link, device):
     """The number of the cut with the least seconds a step."""
-    steps = [a / device + (total - a) + link.seconds(size, size, calls=1) for a, size in zip(before, nbytes, strict=True)]
+    pairs = zip(before, nbytes, strict=True)
+    steps = [a / device + (total - a) + link.seconds(size, size, calls=1) for a, size in pairs]
     return steps.index(min(steps))
 
 
@@ -78,6 +79,7 @@ se.teach.check("08.4", answer)
 predicted = [0.400, 0.415, 0.428, 0.439, 0.445, 0.470]
 slowest_of_first = 1.05 * min(predicted)
 for seconds in predicted:
-    print(f"{seconds:.3f} s may be {0.95 * seconds:.4f} s: {'possible' if 0.95 * seconds <= slowest_of_first else 'no'}")
+    found = "possible" if 0.95 * seconds <= slowest_of_first else "no"
+    print(f"{seconds:.3f} s may be {0.95 * seconds:.4f} s: {found}")
 answer = sum(0.95 * seconds <= slowest_of_first for seconds in predicted)
 se.teach.check("08.5", answer)
