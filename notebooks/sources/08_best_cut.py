@@ -332,8 +332,8 @@ picture.alt = f"Predicted seconds a step over all cuts for three chains, and mea
 picture
 
 # %% [markdown]
-# **Explain:** what the prediction misses has causes that you can name. The chain's ratio is one number for the whole network, but real tensors
-# compress better at one cut than at another. What a call costs besides the link was measured once, on another machine. And the
+# **Explain:** what the prediction misses has causes that you can name. A chain's ratio was measured on the first step's
+# tensors, and tensors change as the network learns. What a call costs besides the link was measured once, on another machine. And the
 # largest: other programs take this machine's cores, more at one moment than at another. The column *this machine* says how far its speed has moved
 # since the profile; without that, all computing would be off by this factor. None of it changes much which cuts are good. It can change the order
 # of two that are nearly equal, and then either will do.

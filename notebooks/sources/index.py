@@ -15,8 +15,9 @@
 # | [06 · Single, double, none](06_who_sees_what.ipynb) | who sees what, and what it costs | 20 |
 # | [07 · Your network, your codec, your data](07_your_own.ipynb) | bring your own, and a project | 30 |
 # | [08 · The best cut](08_best_cut.ipynb) | seconds predicted for every cut, the best one computed, and checked on a real link | 25 |
+# | [09 · The paper, checked](09_the_paper.ipynb) | the paper's tables made again, and where an explanation must be dropped | 30 |
 #
-# Start with 00. After it, 01 to 06 stand alone; 07 is easier after 02, and 08 after 01.
+# Start with 00. After it, 01 to 06 stand alone; 07 is easier after 02, 08 after 01, and 09 after 04.
 #
 # ## How to go through a lesson
 #

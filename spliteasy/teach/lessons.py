@@ -9,7 +9,7 @@ from spliteasy.teach.exercise import Exercise, Verdict
 
 __all__ = ["LESSONS", "check", "exercises"]
 
-LESSONS = ("00", "01", "02", "03", "04", "05", "06", "07", "08")
+LESSONS = ("00", "01", "02", "03", "04", "05", "06", "07", "08", "09")
 """The numbers of the notebooks; the exercises of each are in the module ``lesson_NN``, as ``EXERCISES``."""
 
 
