@@ -216,7 +216,8 @@ def _picture(title: str, rows: Sequence[Mapping[str, Any]]) -> Picture:
         places = [row["epoch"] for row in own]
         for way, (color, width, dash) in looks.items():
             values = [row[f"test %, {way}"] for row in own]
-            axes.plot(places, values, color=color, lw=width, ls=dash, label=way, marker="o" if len(own) == 1 else None)
+            mark, order = "o" if len(own) == 1 else None, 4 if dash == "--" else 3
+            axes.plot(places, values, color=color, lw=width, ls=dash, label=way, marker=mark, zorder=order)
             told.append(f"{name}, {way}: {', '.join(f'{value:.1f}' for value in values)} %")
         axes.set(title=name, xlabel="epoch", xticks=places if len(places) < 12 else places[:: len(places) // 8])
         axes.spines[["top", "right"]].set_visible(False)

@@ -32,12 +32,12 @@ class Bar:
         return f"{self.label} {self.overall:.2f} s{divided}"
 
 
-def plot_bars(title: str, groups: Sequence[tuple[str, Sequence[Bar]]], width: float = 8.6) -> Picture:
+def plot_bars(title: str, groups: Sequence[tuple[str, Sequence[Bar]]]) -> Picture:
     """A group of level bars for each row, the dark part communication, the pale part computing."""
     from spliteasy.pictures import Picture
 
     count = sum(len(bars) for _, bars in groups)
-    figure = Picture(figsize=(width, 1.35 + 0.24 * count + 0.22 * len(groups)), layout="constrained")
+    figure = Picture(figsize=(8.6, 1.3 + 0.2 * count + 0.15 * len(groups)), layout="constrained")
     draw_bars(figure.subplots(), groups, _labels(groups))
     figure.suptitle(title, fontsize=11)
     figure.alt = f"{title}. {described(groups)}"
@@ -60,14 +60,14 @@ def draw_bars(axes: Any, groups: Sequence[tuple[str, Sequence[Bar]]], labels: Se
             axes.text(bar.overall + 0.012 * longest, place, f"{bar.overall:.2f}", va="center", fontsize=8)
             place += 1
         places.append((start + place - 1) / 2)
-        place += 0.9
+        place += 0.8
     axes.set_yticks(places, [name for name, _ in groups])
-    axes.invert_yaxis()
+    axes.set_ylim(place - 1.2, -0.8)  # the first on top
     axes.set_xlim(0, 1.12 * longest)
     axes.set_xlabel("seconds an image: strong colour communication, pale computing")
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.legend(frameon=False, fontsize=8.5, ncols=len(labels), loc="lower left", bbox_to_anchor=(0, 1))
+    axes.legend(frameon=False, fontsize=8.5, ncols=min(4, len(labels)), loc="lower left", bbox_to_anchor=(0, 1))
 
 
 def described(groups: Sequence[tuple[str, Sequence[Bar]]]) -> str:
