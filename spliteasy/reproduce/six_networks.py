@@ -157,6 +157,11 @@ def _said_of_memory(memory: pandas.DataFrame, setting: Setting) -> list[str]:
     ]
 
 
+def _range(ratios: pandas.Series[float]) -> str:
+    least, most = f"{ratios.min():.2f}", f"{ratios.max():.2f}"
+    return least if least == most else f"{least} to {most}"
+
+
 def _compared(table: pandas.DataFrame) -> list[str]:
     """Ours by the paper's, over the networks."""
     said = []
@@ -165,7 +170,7 @@ def _compared(table: pandas.DataFrame) -> list[str]:
         if rows.empty:
             continue
         parts = [
-            f"{words} {ratio.min():.2f} to {ratio.max():.2f} × the paper's"
+            f"{words} {_range(ratio)} × the paper's"
             for words, ratio in (
                 ("overall", rows["overall, raw"] / rows["overall, paper"]),
                 ("communication", rows["comm., raw"] / rows["comm., paper"]),
@@ -185,7 +190,7 @@ def _compared(table: pandas.DataFrame) -> list[str]:
     ratios = phone["overall, raw"] / phone["overall, paper"]
     if len(phone) and not ratios.between(0.6, 1.6).all():
         said.append(
-            f"Whole on the phone we compute {ratios.min():.2f} to {ratios.max():.2f} × the seconds that the phone's "
+            f"Whole on the phone we compute {_range(ratios)} × the seconds that the phone's "
             "speed was calibrated on, where 0.76 to 1.31 are expected. Either the device is another, or this machine "
             "was busier while its own speed was measured than afterwards, or the reverse; all that the device computes "
             "is then off by as much. Make the table again on an idle machine."
