@@ -63,7 +63,8 @@ class Reproduction:
         place = as_folder(folder)
         contents: dict[str, bytes] = {}
         for number, (name, table) in enumerate(self.tables.items()):
-            contents[f"{self.name}-{name}.csv" if number else f"{self.name}.csv"] = table.to_csv(index=False).encode()
+            own = f"{self.name}-{name.replace(' ', '-')}" if number else self.name
+            contents[f"{own}.csv"] = table.to_csv(index=False).encode()
         contents[f"{self.name}.svg"], contents[f"{self.name}.png"] = self._drawn("svg"), self._drawn("png")
         contents[f"{self.name}.md"] = self.to_markdown().encode()
         for name, content in contents.items():
