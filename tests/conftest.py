@@ -14,6 +14,14 @@ import torch
 import spliteasy as se
 
 
+@pytest.fixture(scope="session", autouse=True)
+def chains_are_timed_at_once() -> Iterator[None]:
+    """No test looks at the seconds of a codec, so none waits for cores to fall asleep before it is timed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spliteasy.planning.calibration._PAUSE", 0.0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[se.LocalServer]:
     """One server process for the whole run, which may build the networks of `networks.py`."""

@@ -67,7 +67,7 @@ def test_fig4a_ranks_the_cuts() -> None:
 
 
 def test_fig4b_names_network_and_input() -> None:
-    small = se.reproduce.Architecture("small", "resnet18")
+    small = se.reproduce.Architecture("small", "squeezenet1_1")
     found = se.reproduce.fig4b(networks=[small], inputs={"tiny": (32, 7), "larger": (40, 3)}, **QUICK)
     assert list(found.to_pandas()["input"]) == ["tiny 32²", "larger 40²"]
     assert "batch of 2" in repr(found)

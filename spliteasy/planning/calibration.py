@@ -94,7 +94,7 @@ def _pair_costs(
     largest = max(samples, key=lambda sample: sum(tensor.nbytes for tensor in sample.tensors))
     smallest = min(samples, key=lambda sample: sum(tensor.nbytes for tensor in sample.tensors))
     timed = [
-        [tuple(_crossed(codecs, there, back, sample, _PAUSE)) for _ in range(1 + _REPEATS)][1:]
+        [tuple(_crossed(codecs, there, back, sample, _PAUSE)) for _ in range(_REPEATS)]
         for sample in (largest, smallest)
     ]
     costs = []
