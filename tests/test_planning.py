@@ -216,6 +216,15 @@ def test_a_device_has_memory_and_the_plan_keeps_to_it(profiles: list[Profile]) -
         plan(known, link=None, device="iphone")
 
 
+def test_a_plan_that_sends_the_inputs_says_so(profiles: list[Profile]) -> None:
+    known = profiles[0]
+    free = plan(known, link="lte", device=1e-4, chains=COSTS, modes="single", progress=False)
+    assert free.best.numbers[0] < known.first_private and "sends the inputs" in repr(free)
+    deep = Constraints(min_operations=known.program.train.position[known.cuts[known.first_private].name])
+    kept = plan(known, link="lte", device=1e-4, chains=COSTS, modes="single", constraints=deep, progress=False)
+    assert kept.best.numbers[0] >= known.first_private and "sends the inputs" not in repr(kept)
+
+
 def test_a_plan_counts_data_and_energy(profiles: list[Profile]) -> None:
     known = profiles[0]
     device = se.Device("phone", 0.5, 1 << 30, joules_per_mac=1e-9, joules_per_mb_up=2.0, joules_per_mb_down=1.0)

@@ -81,7 +81,8 @@ class Plan:
     ``best`` is the least step time over all cuts, chains and modes, ``runners_up`` the next ones at other cuts,
     ``by_mode`` and ``by_chain`` the best of each mode and of each chain, best first. ``error`` is by how much the
     bytes of the best chain are off, typically, at cuts where it was not measured. ``cuts`` names all cuts, ``curves``
-    are what `plot` draws. ``hardware`` is the device where one was named, which may state energies.
+    are what `plot` draws. ``hardware`` is the device where one was named, which may state energies. ``private`` is the
+    number of the first cut at which the input is no longer sent.
     """
 
     network: str
@@ -98,6 +99,7 @@ class Plan:
     curves: tuple[Curve, ...]
     considered: int
     hardware: Device | None = None
+    private: int = 0
 
     def megabytes_per_image(self, choice: Choice) -> float:
         """Mobile data of one sample in training, 10⁶ bytes, both ways."""
@@ -162,12 +164,18 @@ class Plan:
             f"{self.server:g} × this machine: {self.considered:,} choices"
         )
         return [
-            (title, [f"best: {self.best}", self._costs()]),
+            (title, [f"best: {self.best}", self._costs(), *self._warnings()]),
             ("where its time goes:", budget),
             ("runners-up:", [str(choice) for choice in self.runners_up]),
             ("the best of each mode:", [str(choice) for choice in self.by_mode]),
             ("to run it:", [self.code()]),
         ]
+
+    def _warnings(self) -> list[str]:
+        """What the best gives away that one may not want to."""
+        if not self.best.numbers or self.best.numbers[0] >= self.private:
+            return []
+        return ["it sends the inputs themselves: A must be deeper to keep them, Constraints(min_operations=...)"]
 
     def _costs(self) -> str:
         """What the best costs the device beside time."""

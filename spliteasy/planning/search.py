@@ -101,6 +101,7 @@ def plan(
         curves=tuple(Curve(one.space.mode, one.by_first(len(known.cuts))) for one in found),
         considered=sum(len(space.first) * (len(costs) if space.coded else 1) for space in spaces),
         hardware=hardware,
+        private=known.first_private,
     )
 
 
