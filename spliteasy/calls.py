@@ -14,7 +14,7 @@ from spliteasy.server.session import Commit
 from spliteasy.server.store import IDENTIFIER_BYTES, TOKEN_BYTES
 from spliteasy.wire import Codecs, Frame, Message, Streams
 
-__all__ = ["ADDRESS", "call_bytes", "call_frame"]
+__all__ = ["ADDRESS", "call_bytes", "call_frame", "step_meta"]
 
 ADDRESS = "127.0.0.1:8765"
 """Host and port of `spliteasy serve` where nothing else is said; they stand in a request's head."""
@@ -24,14 +24,19 @@ _PHASES = {"activations": "forward", "output_gradients": "backward"}
 
 def call_frame(chain: Chain, tensor: torch.Tensor, message: str) -> Frame:
     """The frame of a ``message`` of one tensor in the first step of a double split, as the wire writes it."""
-    batch = len(tensor) if tensor.ndim else 1
+    meta = step_meta(message, 1, len(tensor) if tensor.ndim else 1)
+    return Streams(Codecs(**{message: chain}), seed=0).encode(Message(message, [tensor], meta=meta), step=0)
+
+
+def step_meta(message: str, tensors: int = 1, batch: int = 1) -> dict[str, Any]:
+    """What stands in the header of a message beside its ``tensors``, as in the first step of a double split."""
     metas: dict[str, dict[str, Any]] = {
-        "activations": {"batch": batch, "commit": Commit().to_dict(), "needs_gradient": [True]},
-        "outputs": {"needs_gradient": [True], "seconds": stated({"b_forward": 0.0})},
+        "activations": {"batch": batch, "commit": Commit().to_dict(), "needs_gradient": [True] * tensors},
+        "outputs": {"needs_gradient": [True] * tensors, "seconds": stated({"b_forward": 0.0})},
         "output_gradients": {},
         "input_gradients": {"gradient_error": 0.0, "seconds": stated({"b_backward": 0.0})},
     }
-    return Streams(Codecs(**{message: chain}), seed=0).encode(Message(message, [tensor], meta=metas[message]), step=0)
+    return metas[message]
 
 
 def call_bytes(frame: Frame, message: str, address: str = ADDRESS) -> int:

@@ -32,7 +32,7 @@ def test_samples_are_what_crosses_in_the_first_step(
     torch.manual_seed(3)
     x = torch.rand(known.batch, *known.input_shape)
     monkeypatch.setattr("spliteasy.planning.samples._inputs", lambda program, batch: x[:batch])
-    samples = {sample.cut: sample for sample in samples_of(known)}
+    samples = {sample.cut: sample for sample in samples_of(known, kinds_of(known.program, known.cuts.names))}
     assert set(samples) == set(range(len(known.cuts))), "all cuts of a small network"
     compared = 0
     for cut in known.cuts:

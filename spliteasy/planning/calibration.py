@@ -6,12 +6,10 @@ import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from spliteasy.answers import stated
-from spliteasy.calls import call_bytes
+from spliteasy.calls import call_bytes, step_meta
 from spliteasy.codecs.base import Codec, TensorSpec
 from spliteasy.codecs.chain import Chain
 from spliteasy.errors import CodecError, PlanError
@@ -19,7 +17,6 @@ from spliteasy.planning.chains import HEAD_BYTES, ChainCost, Floats, FrameBytes,
 from spliteasy.planning.samples import Sample, kinds_of, samples_of
 from spliteasy.profiling import Profile
 from spliteasy.seeding import preserved
-from spliteasy.server.session import Commit
 from spliteasy.wire import Codecs, Frame, Message, Streams, as_codecs
 
 __all__ = ["AnyChain", "calibrated"]
@@ -69,7 +66,8 @@ def calibrated(profile: Profile, chains: Iterable[AnyChain], progress: bool = Tr
     missing = {notation: codecs for notation, codecs in notations.items() if notation not in profile.kept}
     if missing:
         with preserved():
-            samples, kinds = samples_of(profile), kinds_of(profile.program, profile.cuts.names)
+            kinds = kinds_of(profile.program, profile.cuts.names)
+            samples = samples_of(profile, kinds)
         for notation, codecs in tqdm(missing.items(), desc="calibrate", unit="chain", disable=not progress):
             profile.kept[notation] = ChainCost(codecs, _costs(codecs, samples, kinds))
     return [profile.kept[repr(codecs.to_dict())] if isinstance(codecs, Codecs) else codecs for codecs in wanted]
@@ -115,7 +113,7 @@ def _crossed(codecs: Codecs, there: str, back: str, sample: Sample, pause: float
     for stream in (near, far):
         stream.begin()
     for name, tensors, sender, receiver in ((there, sample.tensors, near, far), (back, sample.gradients, far, near)):
-        message = Message(name, tensors, meta=_meta(name, len(tensors)))
+        message = Message(name, tensors, meta=step_meta(name, len(tensors)))
         specs = [TensorSpec.of(tuple(tensor.shape), tensor.dtype) for tensor in sample.tensors]
         time.sleep(pause)
         started = time.perf_counter()
@@ -159,17 +157,6 @@ def _left_out(places: Floats, values: Floats) -> list[float]:
         if values[index] > 0
     ]
     return [abs(ratio - 1) for ratio in between]
-
-
-def _meta(name: str, tensors: int) -> dict[str, Any]:
-    """What stands in the header of a message beside its tensors, as long as in a step."""
-    metas: dict[str, dict[str, Any]] = {
-        "activations": {"batch": 1, "commit": Commit().to_dict(), "needs_gradient": [True] * tensors},
-        "outputs": {"needs_gradient": [True] * tensors, "seconds": stated({"b_forward": 0.0})},
-        "output_gradients": {},
-        "input_gradients": {"gradient_error": 0.0, "seconds": stated({"b_backward": 0.0})},
-    }
-    return metas[name]
 
 
 def _require_cuts(given: ChainCost, cuts: int) -> None:

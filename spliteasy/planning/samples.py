@@ -55,10 +55,11 @@ def kinds_of(program: Program, names: Sequence[str]) -> list[frozenset[str]]:
     return [frozenset(kind(node, place) for node in mode.alive(place)) for place in places]
 
 
-def samples_of(profile: Profile) -> list[Sample]:
+def samples_of(profile: Profile, kinds: Sequence[frozenset[str]]) -> list[Sample]:
     """What crosses in the first step on photographs, digits or random numbers (whichever fits the input), at some cuts
-    of every kind, in order: all cuts of a small network, evenly spread ones of a large one."""
-    program, kinds = profile.program, kinds_of(profile.program, profile.cuts.names)
+    of every kind, in order: all cuts of a small network, evenly spread ones of a large one. ``kinds`` are those
+    of all its cuts (`kinds_of`)."""
+    program = profile.program
     chosen = _spread(kinds)
     batch = max(2, min(profile.batch, int(_MACS / max(profile.cuts[-1].macs_before, 1))))
     small = program if batch == program.batch else Program(program.model, program.input_shape, batch, program.dtype)
