@@ -15,6 +15,7 @@ import torch
 
 from spliteasy.errors import ProfileError
 from spliteasy.program import Program
+from spliteasy.replacing import replacing
 
 __all__ = [
     "cache_folder",
@@ -95,9 +96,8 @@ def require_same(made: Mapping[str, Any], now: Mapping[str, Any], what: str) -> 
 def save_timings(path: Path, made: Mapping[str, Any], timings: Mapping[str, Any]) -> None:
     """Write a profile as JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps({"made": dict(made), "timings": dict(timings)}), encoding="utf-8")
-    unfinished.replace(path)
+    with replacing(path) as file:
+        file.write(json.dumps({"made": dict(made), "timings": dict(timings)}).encode())
 
 
 def load_timings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

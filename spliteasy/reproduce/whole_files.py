@@ -1,4 +1,4 @@
-"""Files that are put in place in one piece: a reader sees the old one or the new one, never half of it."""
+"""Where a reproduction is saved: what the disk refuses becomes an error that says what to do."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from spliteasy.errors import ReproduceError
+from spliteasy.replacing import replacing
 
 __all__ = ["as_folder", "write_whole"]
 
@@ -28,16 +29,10 @@ def as_folder(path: str | os.PathLike[str]) -> Path:
 def write_whole(path: Path, content: bytes) -> None:
     """Write beside, sync, and rename over ``path``. Raises `ReproduceError` where the disk refuses; the old file is
     then still whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "wb") as file:
+        with replacing(path) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         raise ReproduceError(
             f"Expected to write {path}, found {error.strerror or error}. Free some space, or name another folder."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)

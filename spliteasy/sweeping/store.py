@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 from spliteasy.errors import TrainingError
+from spliteasy.replacing import replacing
 
 if TYPE_CHECKING:
     import pandas
@@ -139,18 +140,11 @@ def write_table(rows: pandas.DataFrame, path: str | os.PathLike[str]) -> None:
         raise TrainingError(f"Expected a file that ends in .parquet or .csv, found {path}.")
     if path.suffix == ".parquet":
         _require_parquet(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            if path.suffix == ".parquet":
-                rows.to_parquet(file, index=False)
-            else:
-                rows.to_csv(file, index=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        if path.suffix == ".parquet":
+            rows.to_parquet(file, index=False)
+        else:
+            rows.to_csv(file, index=False)
     _sync_folder(path.parent)
 
 
