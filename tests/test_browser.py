@@ -102,6 +102,7 @@ def test_the_explorer_by_mouse(browser: Any, light: Server, pictures: Path) -> N
     notebook.close()
 
 
+@pytest.mark.slow
 def test_chains_are_measured_and_the_numbers_are_the_librarys(browser: Any, light: Server, pictures: Path) -> None:
     notebook = Notebook(browser, light, [SHOW.format("'digits_cnn', at=('pool', 'flatten'), batch=16")], "lab", 1280)
     notebook.run(0)
@@ -162,28 +163,29 @@ def test_a_few_steps_are_trained_the_picture_saved_and_the_code_shown(
     notebook.close()
 
 
-def test_the_best_cut_moves_the_scissors(browser: Any, light: Server, dark: Server, pictures: Path) -> None:
-    for theme, server in (("light", light), ("dark", dark)):
-        notebook = Notebook(
-            browser, server, [SHOW.format("'digits_cnn', at=('pool', 'flatten'), batch=16")], "lab", 1000
-        )
-        notebook.run(0)
-        view = notebook.explorer()
-        view.get_by_label("in", exact=True).select_option("single and double")
-        view.get_by_role("button", name="Best cut").click()
-        _says(view, ".se-told", "done in")
-        _says(view, ".se-best", "What was chosen before (double split after pool and flatten) takes")
-        best = view.locator(".se-best code").first.inner_text()
-        _says(view, ".se-flags", f"after {best} · ")
-        _handle_is_under_its_bar(view, 0)
-        cell = view.locator(".se-advice tr.se-new")
-        chain = cell.locator("code").last.inner_text().removesuffix(", …")
-        expect(view.get_by_placeholder("a chain").first).to_have_value(chain)
-        view.locator(".se-advice").screenshot(path=pictures / f"best-cut-{theme}.png")
-        view.screenshot(path=pictures / f"best-cut-whole-{theme}.png")
-        view.get_by_role("button", name="Show code").click()
-        _says(view, "pre.se-code", f"for name in ['{best}'")
-        notebook.close()
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
+def test_the_best_cut_moves_the_scissors(
+    browser: Any, theme: str, request: pytest.FixtureRequest, pictures: Path
+) -> None:
+    cell = SHOW.format("'digits_cnn', at=('pool', 'flatten'), batch=16")
+    notebook = Notebook(browser, request.getfixturevalue(theme), [cell], "lab", 1000)
+    notebook.run(0)
+    view = notebook.explorer()
+    view.get_by_label("in", exact=True).select_option("single and double")
+    view.get_by_role("button", name="Best cut").click()
+    _says(view, ".se-told", "done in")
+    _says(view, ".se-best", "What was chosen before (double split after pool and flatten) takes")
+    best = view.locator(".se-best code").first.inner_text()
+    _says(view, ".se-flags", f"after {best} · ")
+    _handle_is_under_its_bar(view, 0)
+    row = view.locator(".se-advice tr.se-new")
+    chain = row.locator("code").last.inner_text().removesuffix(", …")
+    expect(view.get_by_placeholder("a chain").first).to_have_value(chain)
+    view.locator(".se-advice").screenshot(path=pictures / f"best-cut-{theme}.png")
+    view.screenshot(path=pictures / f"best-cut-whole-{theme}.png")
+    view.get_by_role("button", name="Show code").click()
+    _says(view, "pre.se-code", f"for name in ['{best}'")
+    notebook.close()
 
 
 def test_the_explorer_by_keyboard(browser: Any, light: Server) -> None:
@@ -239,6 +241,7 @@ def test_bad_input_is_told_in_the_view(browser: Any, light: Server, pictures: Pa
     notebook.close()
 
 
+@pytest.mark.slow
 def test_a_moved_cut_answers_at_once(browser: Any, light: Server) -> None:
     notebook = Notebook(browser, light, [SHOW.format("'densenet121', at='features.pool0'")], "lab", 1280)
     notebook.run(0)
@@ -273,6 +276,7 @@ def test_cancel_answers_while_a_cell_runs(browser: Any, light: Server) -> None:
     notebook.close()
 
 
+@pytest.mark.slow
 def test_without_subshells_cancel_answers_when_the_cell_ends(browser: Any, without_subshells: Server) -> None:
     cells = [SHOW.format("'vgg19', at='classifier.4'"), "import time\ntime.sleep(3)"]
     notebook = Notebook(browser, without_subshells, cells, "lab", 1100)
@@ -292,6 +296,7 @@ def test_without_subshells_cancel_answers_when_the_cell_ends(browser: Any, witho
     notebook.close()
 
 
+@pytest.mark.slow
 def test_two_views_at_once_are_two_explorers(browser: Any, light: Server) -> None:
     cells = [SHOW.format("'resnet18', at='maxpool'"), SHOW.format("'digits_cnn', at='pool'")]
     notebook = Notebook(browser, light, cells, "lab", 1100)

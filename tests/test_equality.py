@@ -166,7 +166,7 @@ def channels_last(batch: Batch) -> Batch:
     [
         ("resnet18", ("layer1.0.bn1", "layer3")),
         ("resnet18", ("maxpool",)),
-        ("densenet121", ("features.denseblock1.denselayer3",)),
+        pytest.param("densenet121", ("features.denseblock1.denselayer3",), marks=pytest.mark.slow),
     ],
     ids=str,
 )

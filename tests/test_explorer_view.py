@@ -316,6 +316,7 @@ def test_the_best_cut_moves_the_scissors_sets_the_chains_and_is_told(explorer: E
     view.model.value = "digits_cnn"
     view.link.value = "3g"
     view.device.value = "4 times slower"
+    view.one.value = 6  # where the network is widest: the most to send, and almost all to compute on the slow device
     before = explorer.state.at
     view.show.click()
     view.find.click()

@@ -25,9 +25,8 @@ def notebook(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
-@pytest.fixture(params=LESSON, ids=lambda path: path.stem)
-def lesson(request: pytest.FixtureRequest) -> Path:
-    return request.param
+LONG = ("02", "04", "05", "06", "08", "09")
+"""The lessons that train or measure for more than half a minute of a slow machine: they are run with ``-m slow``."""
 
 
 def test_every_lesson_is_there_with_its_solutions() -> None:
@@ -41,8 +40,11 @@ def test_is_made_of_its_source(notebook: Path) -> None:
     assert [(c.cell_type, c.source) for c in made.cells] == [(c.cell_type, c.source) for c in source.cells]
 
 
-def test_runs(lesson: Path, tmp_path: Path) -> None:
-    notebook = lesson
+@pytest.mark.parametrize(
+    "notebook",
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.name[:2] in LONG)) for path in LESSON],
+)
+def test_runs(notebook: Path, tmp_path: Path) -> None:
     started = time.monotonic()
     client = NotebookClient(
         nbformat.read(notebook, 4),
@@ -80,8 +82,9 @@ def test_was_executed_in_order(notebook: Path) -> None:
     assert counts == list(range(1, len(counts) + 1))
 
 
-def test_opens_with_what_you_will_learn_and_closes_with_a_reference(lesson: Path) -> None:
-    cells = nbformat.read(lesson, 4).cells
+@pytest.mark.parametrize("notebook", LESSON, ids=lambda path: path.stem)
+def test_opens_with_what_you_will_learn_and_closes_with_a_reference(notebook: Path) -> None:
+    cells = nbformat.read(notebook, 4).cells
     assert cells[0].cell_type == "markdown" and "you will learn" in cells[0].source.lower()
     assert re.search(r"\bminutes\b", cells[0].source), "says how long it takes"
     assert "what you have seen" in cells[-1].source.lower() and "2011.04232" in cells[-1].source

@@ -107,7 +107,7 @@ links = st.builds(
 modes_of = st.lists(st.sampled_from(MODES), min_size=1, unique=True).map(tuple)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_the_best_is_that_of_brute_force(profiles: list[Profile], data: st.DataObject) -> None:
     known = data.draw(st.sampled_from(profiles[:2] + profiles[4:]), label="profile")

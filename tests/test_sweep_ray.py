@@ -19,6 +19,7 @@ def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> N
         study(engine="ray")
 
 
+@pytest.mark.slow
 def test_ray_gives_the_rows_of_the_local_engine(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")

@@ -84,6 +84,7 @@ def test_its_own_tests_pass_where_it_was_copied_to(installed: Path, copied: Path
     assert "passed" in python(installed, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=copied)
 
 
+@pytest.mark.slow
 def test_training_with_it_over_http_needs_nothing_in_the_core(installed: Path) -> None:
     assert python(installed, "-c", TRAIN).strip() == "trained 3 steps"
 
