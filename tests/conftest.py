@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # pytest runs in two processes: their OpenMP threads must not spin
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # nor wait for cores that another process has
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 import torch
 
