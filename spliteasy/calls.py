@@ -9,7 +9,7 @@ import torch
 
 from spliteasy.answers import stated
 from spliteasy.codecs.chain import Chain
-from spliteasy.heads import FRAME_TYPE, answer_head, authorization, request_head, session_path, step_path
+from spliteasy.heads import CALL, FRAME_TYPE, Call, answer_head, authorization, request_head, session_path, step_path
 from spliteasy.server.session import Commit
 from spliteasy.server.store import IDENTIFIER_BYTES, TOKEN_BYTES
 from spliteasy.wire import Codecs, Frame, Message, Streams
@@ -47,10 +47,11 @@ def call_bytes(frame: Frame, message: str, address: str = ADDRESS) -> int:
     bytes more. A single split sends its labels along, and a network that drew random numbers the generator's state;
     neither is counted here.
     """
+    call = {CALL: str(Call(1, "d" * 22))}
     if message not in _PHASES:
-        return frame.nbytes + len(answer_head("200 OK", FRAME_TYPE, frame.nbytes))
+        return frame.nbytes + len(answer_head("200 OK", FRAME_TYPE, frame.nbytes, call))
     path = step_path(session_path("s" * _characters(IDENTIFIER_BYTES)), 0, _PHASES[message])
-    head = request_head("PUT", path, address, frame.nbytes, authorization("t" * _characters(TOKEN_BYTES)))
+    head = request_head("PUT", path, address, frame.nbytes, authorization("t" * _characters(TOKEN_BYTES)) | call)
     return frame.nbytes + len(head)
 
 

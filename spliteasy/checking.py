@@ -18,7 +18,7 @@ _CLASS_LOSSES = ("cross_entropy", "nll_loss")
 _IGNORED = -100
 
 
-def check_settings(split: Any, server: Any, link: Any, seed: Any, clip_norm: Any, timeout: Any) -> None:
+def check_settings(split: Any, server: Any, link: Any, seed: Any, clip_norm: Any, timeout: Any, retry: Any) -> None:
     """Raise `TrainingError` for settings of a trainer that are of another kind than they must be."""
     if not isinstance(split, Split):
         raise TrainingError(f"Expected a split made by se.split(model, at=...), found {type(split).__name__}.")
@@ -32,6 +32,8 @@ def check_settings(split: Any, server: Any, link: Any, seed: Any, clip_norm: Any
         raise TrainingError(f"Expected clip_norm as a number above zero, or None; found {clip_norm!r:.80}.")
     if not _is_positive(timeout):
         raise TrainingError(f"Expected timeout as seconds above zero, found {timeout!r:.80}.")
+    if retry != 0 and not _is_positive(retry):
+        raise TrainingError(f"Expected retry as seconds, 0 or more, found {retry!r:.80}.")
 
 
 def _is_positive(value: Any) -> bool:

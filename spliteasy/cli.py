@@ -129,6 +129,10 @@ def _parser() -> argparse.ArgumentParser:
                        help="a factory of your own that devices may ask for; may be repeated")  # fmt: skip
     serve.add_argument("--max-sessions", type=int, default=16, help="sessions held at once (default: 16)")
     serve.add_argument("--idle-seconds", type=float, default=3600.0, help="an idle session expires (default: 3600)")
+    serve.add_argument("--state", default=None, metavar="DIR",
+                       help="where to write sessions' states, and find them when started again")  # fmt: skip
+    serve.add_argument("--checkpoint-every", type=int, default=10, metavar="STEPS",
+                       help="write a session's state after so many steps (default: 10)")  # fmt: skip
     serve.add_argument("--stop-with-stdin", action="store_true", help="stop when standard input ends")
     serve.set_defaults(run=_serve)
 
@@ -285,6 +289,8 @@ def _serve(options: argparse.Namespace, given: Sequence[str]) -> None:
         allow=options.allow,
         max_sessions=options.max_sessions,
         idle_seconds=options.idle_seconds,
+        state=options.state,
+        checkpoint_every=options.checkpoint_every,
         stop_with=sys.stdin.buffer if options.stop_with_stdin else None,
     )
     sys.stdout.flush()

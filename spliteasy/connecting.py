@@ -35,6 +35,7 @@ def connect(
     norms: bool,
     link: Link | None,
     timeout: float,
+    retry: float,
 ) -> Transport:
     """Open a session for segment B: here if ``server`` is None, else on that server, which gets B's weights and the
     parameters that codecs were fitted to.
@@ -86,7 +87,7 @@ def connect(
     )
     weights = dict([*b.named_parameters(), *b.named_buffers()])
     tensors = {**weights, **shipped_planes(codecs.shipped)}
-    return HTTP(server, config.to_dict(), tensors, link=link, timeout=timeout)
+    return HTTP(server, config.to_dict(), tensors, link=link, timeout=timeout, retry=retry)
 
 
 def _name(dtype: torch.dtype) -> str:

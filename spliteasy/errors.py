@@ -7,6 +7,7 @@
     ├── SplitError           a split that could not be exact, or could not be run where it was asked to
     ├── CodecError           a codec that does not exist, wrong arguments, or a chain in the wrong order
     ├── FrameError           a frame that is damaged, lies about its contents, or was not agreed
+    │   └── DamagedError     a body that is not the one that was sent
     ├── TrainingError        an optimizer, loss or argument of training that does not exist or does not fit
     │   ├── DataError        a batch, an input or a label that does not fit the network
     │   └── NonFiniteError   NaN or infinity, stopped before it reached an optimizer
@@ -17,8 +18,10 @@
     └── ServerError          anything that went wrong between device and server
         ├── ConnectionLost   no server there, or it went away in the middle of a call
         ├── ProtocolError    an answer that is not this package's protocol
-        ├── SessionError     an unknown, expired or refused session, or a call out of order
-        └── TokenError       a token that does not open this session
+        ├── SessionError     a session that is unknown, expired, refused, or not this device's
+        │   └── OrderError   a call out of order: it knows the step and phase that were expected
+        ├── BusyError        a server that has no place or memory left for now
+        └── StateError       the state of a session or training that cannot be written or read
 
 Messages say what was expected, what was found, and what to do.
 """
@@ -29,14 +32,17 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "BusyError",
     "CodecError",
     "ConnectionLost",
     "CutError",
+    "DamagedError",
     "DataError",
     "ExerciseError",
     "FrameError",
     "ModelError",
     "NonFiniteError",
+    "OrderError",
     "PlanError",
     "ProfileError",
     "ProtocolError",
@@ -45,7 +51,7 @@ __all__ = [
     "SessionError",
     "SplitEasyError",
     "SplitError",
-    "TokenError",
+    "StateError",
     "TraceError",
     "TrainingError",
     "suggest",
@@ -78,6 +84,11 @@ class CodecError(SplitEasyError):
 
 class FrameError(SplitEasyError):
     """A frame that is damaged, lies about its contents, or was not agreed."""
+
+
+class DamagedError(FrameError):
+    """A body that is not the one that was sent, by its digest: what the network did to it is found out by sending it
+    again."""
 
 
 class TrainingError(SplitEasyError):
@@ -122,11 +133,30 @@ class ProtocolError(ServerError):
 
 
 class SessionError(ServerError):
-    """An unknown, expired or refused session, or a call out of order."""
+    """A session that is unknown, expired, refused, or not this device's."""
 
 
-class TokenError(ServerError):
-    """A token that does not open this session."""
+class OrderError(SessionError):
+    """A call out of order. ``step`` and ``phase`` are what the session expected (None and "" where it did not say)."""
+
+    def __init__(self, message: str, step: int | None = None, phase: str = "") -> None:
+        super().__init__(message)
+        self.step, self.phase = step, phase
+
+    def __reduce__(self) -> tuple[type[OrderError], tuple[str, int | None, str]]:
+        return OrderError, (str(self), self.step, self.phase)
+
+
+class BusyError(ServerError):
+    """A server that has no place or memory left for now. ``seconds``: when to try again."""
+
+    def __init__(self, message: str, seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+class StateError(ServerError):
+    """The state of a session or of a training that cannot be written or read."""
 
 
 def suggest(wrong: str, known: Iterable[str]) -> str:

@@ -30,17 +30,18 @@ _AT_ONCE = Crossing(None)
 
 @dataclass(frozen=True)
 class Answer:
-    """Status, content type and body of an answer, and the bytes that went through the socket each way."""
+    """Status, content type, headers by lower-case name, and body of an answer."""
 
     status: int
     kind: str
+    headers: Mapping[str, str]
     body: memoryview
-    sent: int
-    received: int
 
 
 class Connection:
     """A connection to ``http://host:port``, opened with the first call and opened again if the server closed it idle.
+
+    ``sent`` and ``received`` count every byte of every connection, also of calls that failed.
 
     Raises `ServerError` for another kind of address, `ConnectionLost` when nobody answers, `ProtocolError` when the
     answer is not HTTP/1.1 with a stated length.
@@ -60,6 +61,7 @@ class Connection:
         self._prefix, self._host = parts.path.rstrip("/"), parts.netloc
         self._socket: socket.socket | None = None
         self._used = 0.0
+        self.sent = self.received = 0
 
     def call(
         self,
@@ -72,16 +74,16 @@ class Connection:
         """Send a request and wait for its answer, both at the pace of ``crossing`` if there is one."""
         size = sum(len(piece) for piece in pieces)
         head = request_head(method, f"{self._prefix}{path}", self._host, size, headers)
+        whole = [b"".join([head, *pieces])] if size <= _JOINED and crossing is None else [head, *pieces]
         try:
             connected = self._open()
-            if crossing is not None:
-                crossing.send(connected, [head, *pieces])
-            elif size <= _JOINED:
-                connected.sendall(b"".join([head, *pieces]))
-            else:
-                for piece in [head, *pieces]:
+            for piece in whole:
+                if crossing is None:
                     connected.sendall(piece)
-            return self._answer(connected, len(head) + size, crossing or _AT_ONCE)
+                else:
+                    crossing.send(connected, piece)
+                self.sent += len(piece)
+            return self._answer(connected, crossing or _AT_ONCE)
         except OSError as error:
             self.close()
             reason = str(error) or type(error).__name__
@@ -123,7 +125,7 @@ class Connection:
         finally:
             idle.settimeout(self._timeout)
 
-    def _answer(self, connected: socket.socket, sent: int, crossing: Crossing) -> Answer:
+    def _answer(self, connected: socket.socket, crossing: Crossing) -> Answer:
         received = bytearray()
         end = -1
         while end < 0:
@@ -131,10 +133,11 @@ class Connection:
             if not piece:
                 raise ConnectionResetError("the connection was closed" + (" in mid-answer" if received else ""))
             received += piece
+            self.received += len(piece)
             end = received.find(b"\r\n\r\n")
             if not received.startswith(b"HTTP/1."[: len(received)]) or (end < 0 and len(received) > _MAX_HEAD):
                 raise self._foreign(bytes(received[:80]))
-        status, kind, length, closes = self._head(bytes(received[:end]))
+        status, fields, length = self._head(bytes(received[:end]))
         body = empty_buffer(length)
         start = end + 4
         filled = len(received) - start
@@ -146,12 +149,14 @@ class Connection:
             if not count:
                 raise ConnectionResetError(f"the connection was closed after {filled} of {length} bytes")
             filled += count
-        if closes:
+            self.received += count
+        if fields.get("connection", "").lower() == "close":
             self.close()
-        return Answer(status, kind, body, sent, start + length)
+        kind = fields.get("content-type", "").partition(";")[0].strip().lower()
+        return Answer(status, kind, fields, body)
 
-    def _head(self, head: bytes) -> tuple[int, str, int, bool]:
-        """Status, content type, length of the body, and whether the server closes the connection."""
+    def _head(self, head: bytes) -> tuple[int, dict[str, str], int]:
+        """Status, headers by lower-case name, and length of the body."""
         first, *lines = head.decode("latin-1").split("\r\n")
         fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         status, length = first.split(" ")[1:2], fields.get("content-length", "")
@@ -159,8 +164,7 @@ class Connection:
             raise self._foreign(head[:200])
         if int(length) > _MAX_BODY:
             raise self._foreign(head[:200])
-        kind = fields.get("content-type", "").partition(";")[0].strip().lower()
-        return int(status[0]), kind, int(length), fields.get("connection", "").lower() == "close"
+        return int(status[0]), fields, int(length)
 
     def _foreign(self, found: bytes) -> ProtocolError:
         return ProtocolError(

@@ -176,6 +176,18 @@ class Updater:
         state = self.optimizer.state
         return {name: dict(state[parameter]) for name, parameter in self.parameters.items() if parameter in state}
 
+    def load_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Go on from what `state` gave. Raises `TrainingError` for a parameter that is not there."""
+        unknown = sorted(set(state) - set(self.parameters))
+        if unknown:
+            raise TrainingError(f"Expected an optimizer's state of these parameters, found {', '.join(unknown[:5])}.")
+        if self.optimizer is not None:
+            for name, entries in state.items():
+                copies = {
+                    key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in entries.items()
+                }
+                self.optimizer.state[self.parameters[name]] = copies
+
     def settings(self) -> dict[str, Any] | None:
         """The optimizer's settings as in its `state_dict`, without parameters; None if it has none to update."""
         if self.optimizer is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from spliteasy.link import Link
 
@@ -79,24 +79,24 @@ class Crossing:
 
     def __init__(self, link: Link | None, round_trip: float = 0.0) -> None:
         self._link, self._round_trip = link, round_trip
+        self._up: TokenBucket | None = None
         self._down: TokenBucket | None = None
 
     def seconds(self, sent: int, received: int) -> float:
         """What the link takes for these bytes, round trip included; 0 without a link."""
         return 0.0 if self._link is None else self._link.seconds(sent, received, calls=0) + self._round_trip
 
-    def send(self, connected: socket.socket, pieces: Sequence[bytes | memoryview]) -> None:
-        """Send all pieces; the last byte leaves when the link would have carried it."""
+    def send(self, connected: socket.socket, piece: bytes | memoryview) -> None:
+        """Send a piece of the request; its last byte leaves when the link would have carried it."""
         if self._link is None:
-            for piece in pieces:
-                connected.sendall(piece)
+            connected.sendall(piece)
             return
-        bucket = TokenBucket(self._link.up_mbps, self._late())
-        for piece in pieces:
-            for start in range(0, len(piece), bucket.piece):
-                part = piece[start : start + bucket.piece]
-                bucket.take(len(part))
-                connected.sendall(part)
+        if self._up is None:  # the first bytes of the request
+            self._up = TokenBucket(self._link.up_mbps, self._late())
+        for start in range(0, len(piece), self._up.piece):
+            part = piece[start : start + self._up.piece]
+            self._up.take(len(part))
+            connected.sendall(part)
 
     def receive(self, connected: socket.socket, size: int) -> bytes:
         """Up to ``size`` bytes, empty at the end, as `socket.recv`."""

@@ -50,7 +50,8 @@ class Trainer:
     ``codecs`` are the chains of the four messages (fitted ones as `calibrate` returns them), ``optimizer`` is a
     `torch.optim` name with its arguments, ``loss`` a name of `torch.nn.functional` or a callable, ``backward`` is
     ``exact`` or ``auxiliary-label``, ``link`` an emulated network, ``clip_norm`` the largest global gradient norm. A
-    and C share one optimizer; B has one of the same kind.
+    and C share one optimizer; B has one of the same kind. An answer is waited for ``timeout`` seconds, and a call whose
+    connection is lost is made again for ``retry`` seconds, without effect on what is computed.
 
     With chain ``raw`` and ``backward="exact"`` every parameter, buffer and optimizer state equals the unsplit model's
     after any number of steps, to the bit, for the same build, device and thread count. A step that fails leaves the
@@ -73,8 +74,9 @@ class Trainer:
         *,
         clip_norm: float | None = None,
         timeout: float = 600.0,
+        retry: float = 60.0,
     ) -> None:
-        check_settings(split, server, link, seed, clip_norm, timeout)
+        check_settings(split, server, link, seed, clip_norm, timeout, retry)
         self.split, self.codecs, self.seed, self.clip_norm = split, as_codecs(codecs), seed, clip_norm
         self.loss_name, self.loss = loss, make_loss(loss)
         self.optimizer = check_optimizer(optimizer or {"name": "SGD", "lr": 0.01})
@@ -94,6 +96,7 @@ class Trainer:
             self._transport = connect(
                 split, server, self.codecs, self.optimizer,
                 loss=loss, backward=backward, seed=seed, norms=clip_norm is not None, link=link, timeout=timeout,
+                retry=retry,
             )  # fmt: skip
 
     def step(self, x: torch.Tensor, y: torch.Tensor) -> StepRecord:

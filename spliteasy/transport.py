@@ -8,25 +8,29 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
-from spliteasy import errors
+from spliteasy.calling import Caller
 from spliteasy.codecs import container
 from spliteasy.codecs.state import unflatten
-from spliteasy.errors import ProtocolError, ServerError, SplitEasyError
-from spliteasy.heads import authorization, session_path, step_path
-from spliteasy.http1 import Connection
+from spliteasy.errors import OrderError, ProtocolError, ServerError
+from spliteasy.heads import SAVED, authorization, session_path, step_path
+from spliteasy.http1 import Answer
 from spliteasy.link import Link
+from spliteasy.sent_steps import SentSteps
 from spliteasy.server.session import Commit, Session
 from spliteasy.shaping import Crossing
 from spliteasy.weights import load_tensors, save_tensors, unflatten_state
 from spliteasy.wire import Frame
 
 __all__ = ["HTTP", "InProcess", "Reply", "Transport"]
+
+_RESTARTS = 20
+"""How often a server may be started anew while one call waits for its answer."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,9 @@ class InProcess:
 class HTTP:
     """A session on a server. Opening it sends the configuration and ``tensors``: B's weights and fitted parameters.
 
+    A call whose connection is lost is made again for ``retry`` seconds. Where the server keeps states (``serve
+    --state``), the steps since the last one that it wrote are remembered here, and sent again if it was started anew.
+
     Raises `ConnectionLost` when no server answers, `ProtocolError` when something else does, and the server's own
     error, by name, when it refuses. A ``link`` shapes the socket for the messages of steps and evaluation; opening and
     closing, weights and states are not made to wait.
@@ -123,97 +130,122 @@ class HTTP:
         *,
         link: Link | None = None,
         timeout: float = 600.0,
+        retry: float = 60.0,
     ) -> None:
         self.url, self._link, self._evaluated = url.rstrip("/"), link, 0
-        self._connection = Connection(self.url, timeout)
-        self._headers: dict[str, str] = {}
+        self._caller = Caller(self.url, timeout, retry)
+        self._commit = Commit()
         body = save_tensors(tensors, {"session": json.dumps(dict(config))})
-        answer = self._json("POST", "/v1/sessions", [body])
+        answer = self._read("/v1/sessions", self._caller.once("POST", "/v1/sessions", [body]))
         names = [answer.get("session"), answer.get("token")]
         if not all(isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_\-]{1,200}", name) for name in names):
             raise ProtocolError(f"Expected a session and its token from {self.url}, found {answer!r:.200}.")
         self.session: str = answer["session"]
         self.info = answer
         self._path = session_path(self.session)
-        self._headers = authorization(answer["token"])
+        self._caller.headers = authorization(answer["token"])
+        self._sent = SentSteps() if answer.get("saves_every") is not None else None
 
     def forward(self, step: int, frame: Frame) -> Reply:
-        return self._frame("PUT", step_path(self._path, step, "forward"), frame, step, 0)
+        return self._step(step, "forward", frame, 0)
 
     def backward(self, step: int, frame: Frame) -> Reply:
-        return self._frame("PUT", step_path(self._path, step, "backward"), frame, step, 1)
+        return self._step(step, "backward", frame, 1)
 
     def evaluate(self, frame: Frame) -> Reply:
         self._evaluated += 1
-        return self._frame("POST", f"{self._path}/evaluate", frame, -1, self._evaluated)
+        path, number, cross = f"{self._path}/evaluate", self._caller.number(), self._crossing(-1, self._evaluated)
+        return self._reply(lambda: self._caller(number, "POST", path, frame.pieces, cross), -1, self._evaluated)
 
     def commit(self, commit: Commit) -> None:
-        self._json("POST", f"{self._path}/commit", [json.dumps(commit.to_dict()).encode()])
+        self._commit = commit
+        self._caught_up(self._send_commit)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        body, _, _ = self._call("GET", f"{self._path}/weights", [])
-        return load_tensors(body)
+        return load_tensors(self._get("weights").body)
 
     def optimizer_state(self) -> dict[str, dict[str, Any]]:
-        body, _, _ = self._call("GET", f"{self._path}/optimizer", [])
+        body = self._get("optimizer").body
         return unflatten_state(load_tensors(body), container.read(body)[1])
 
     def codec_state(self) -> dict[str, dict[str, Any]]:
-        body, _, _ = self._call("GET", f"{self._path}/codecs", [])
+        body = self._get("codecs").body
         return unflatten(load_tensors(body), container.read(body)[1])
 
     def close(self) -> None:
         """End the session and the connection. A server that is gone has nothing to end."""
         try:
-            self._json("DELETE", self._path, [])
+            self._caller.once("DELETE", self._path, [], self._caller.headers)
         except ServerError:
             pass
         finally:
-            self._connection.close()
+            self._caller.connection.close()
 
-    def _frame(self, method: str, path: str, frame: Frame, step: int, call: int) -> Reply:
-        if self._link is None:
-            body, sent, received = self._call(method, path, frame.pieces)
-            return Reply(Frame.parse(body), sent, received)
-        crossing = Crossing(self._link, self._link.round_trip(step, call))
-        body, sent, received = self._call(method, path, frame.pieces, crossing)
-        return Reply(Frame.parse(body), sent, received, crossing.seconds(sent, received))
+    def _step(self, step: int, phase: str, frame: Frame, call: int) -> Reply:
+        number = self._caller.number()
+        if self._sent is not None:
+            self._sent.add(step, phase, number, frame)
+        path, cross = step_path(self._path, step, phase), self._crossing(step, call)
+        return self._reply(lambda: self._caller(number, "PUT", path, frame.pieces, cross), step, call, number)
 
-    def _json(self, method: str, path: str, pieces: Sequence[bytes | memoryview]) -> dict[str, Any]:
-        body, _, _ = self._call(method, path, pieces)
+    def _reply(self, send: Callable[[], Answer], step: int, call: int, number: int | None = None) -> Reply:
+        """The frame that came back, and all bytes that went over the socket for it."""
+        connection = self._caller.connection
+        before = connection.sent, connection.received
+        answer = self._caught_up(send, number)
+        sent, received = connection.sent - before[0], connection.received - before[1]
+        link = 0.0 if self._link is None else self._crossing(step, call)().seconds(sent, received)
+        if self._sent is not None:
+            self._sent.saved(answer.headers.get(SAVED.lower(), ""))
+        return Reply(Frame.parse(answer.body), sent, received, link)
+
+    def _crossing(self, step: int, call: int) -> Callable[[], Crossing]:
+        link = self._link
+        return lambda: Crossing(link, 0.0 if link is None else link.round_trip(step, call))
+
+    def _get(self, what: str) -> Answer:
+        """What the session holds, as of the last step that the device finished."""
+        path = f"{self._path}/{what}?step={self._commit.step}"
+
+        def get() -> Answer:
+            return self._caller(self._caller.number(), "GET", path, [])
+
+        return self._caught_up(get)
+
+    def _send_commit(self) -> Answer:
+        body = json.dumps(self._commit.to_dict()).encode()
+        return self._caller(self._caller.number(), "POST", f"{self._path}/commit", [body])
+
+    def _caught_up(self, send: Callable[[], Answer], pending: int | None = None) -> Answer:
+        """What ``send`` returns; where the server fell behind, because it was started anew, once it has caught up.
+        ``pending`` is the number of the call that is sent, which is not among those that it lacks."""
+        behind: OrderError | None = None
+        for _ in range(_RESTARTS):
+            try:
+                if behind is not None:
+                    self._send_again(behind, pending)
+                return send()
+            except OrderError as error:
+                if self._sent is None or not self._sent.since(error.step, pending):
+                    raise
+                behind = error
+        assert behind is not None
+        raise behind
+
+    def _send_again(self, behind: OrderError, pending: int | None) -> None:
+        assert self._sent is not None
+        for call in self._sent.since(behind.step, pending):
+            self._caller(call.number, "PUT", step_path(self._path, call.step, call.phase), [call.body])
+        if pending is None:  # a step's own forward carries the commit
+            self._send_commit()
+
+    def _read(self, path: str, answer: Answer) -> dict[str, Any]:
         try:
-            answer = json.loads(bytes(body) or b"{}")
+            value = json.loads(bytes(answer.body) or b"{}")
         except (ValueError, RecursionError):
-            answer = None
-        if not isinstance(answer, dict):
+            value = None
+        if not isinstance(value, dict):
             raise ProtocolError(
-                f"Expected JSON from {self.url}{path}, found {bytes(body[:80])!r}. Is it another server?"
+                f"Expected JSON from {self.url}{path}, found {bytes(answer.body[:80])!r}. Is it another server?"
             )
-        return answer
-
-    def _call(
-        self, method: str, path: str, pieces: Sequence[bytes | memoryview], crossing: Crossing | None = None
-    ) -> tuple[memoryview, int, int]:
-        answer = self._connection.call(method, path, pieces, self._headers, crossing)
-        if answer.status >= 400:
-            raise _refusal(self.url + path, answer.status, answer.kind, bytes(answer.body))
-        return answer.body, answer.sent, answer.received
-
-
-def _refusal(url: str, status: int, kind: str, body: bytes) -> SplitEasyError:
-    """The error in a problem+json body (RFC 9457), by its own class."""
-    if kind == "application/problem+json":
-        try:
-            problem = json.loads(body)
-            name, detail = problem["type"].rpartition(":")[2], str(problem["detail"])
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            name, detail = "", ""
-        cls = getattr(errors, name, None) if name in errors.__all__ else None
-        if isinstance(cls, type) and issubclass(cls, SplitEasyError):
-            return cls(detail)
-        if detail:
-            return ServerError(f"{url}: {status}: {detail}")
-    return ProtocolError(
-        f"Expected a spliteasy server at {url}, found an answer of status {status} and type {kind}. "
-        "Is the address right? Is something else listening there?"
-    )
+        return value

@@ -90,7 +90,9 @@ def _arrivals(link: se.Link, data: bytes) -> tuple[list[tuple[float, int]], byte
     reader = threading.Thread(target=read)
     reader.start()
     with near, far:
-        Crossing(link, link.round_trip(0)).send(near, [data[:10], memoryview(data)[10:]])
+        crossing = Crossing(link, link.round_trip(0))
+        for piece in (data[:10], memoryview(data)[10:]):
+            crossing.send(near, piece)
         near.shutdown(socket.SHUT_WR)
         reader.join()
     return seen, bytes(got)

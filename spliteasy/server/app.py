@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import math
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,14 +15,13 @@ from werkzeug.exceptions import HTTPException
 import spliteasy
 from spliteasy import errors
 from spliteasy.codecs import container
-from spliteasy.codecs.state import flatten
-from spliteasy.errors import FrameError, SplitEasyError
-from spliteasy.heads import FRAME_TYPE, answer_head
-from spliteasy.server.compute import ComputeThread
-from spliteasy.server.opening import SessionConfig, open_session
-from spliteasy.server.session import Commit, Session
-from spliteasy.server.store import SessionStore
-from spliteasy.weights import flatten_state, load_tensors, save_tensors
+from spliteasy.errors import DamagedError, FrameError, SplitEasyError
+from spliteasy.heads import CALL, FRAME_TYPE, SAVED, Call, answer_head, digest
+from spliteasy.server.opening import SessionConfig
+from spliteasy.server.session import Commit
+from spliteasy.server.sessions import Sessions
+from spliteasy.server.store import Served
+from spliteasy.weights import load_tensors
 from spliteasy.wire import Frame, empty_buffer
 
 if TYPE_CHECKING:
@@ -30,22 +31,21 @@ __all__ = ["create_app"]
 
 _PIECE = 1 << 20
 _STATUS: dict[type[SplitEasyError], int] = {
-    errors.TokenError: 401,
-    errors.SessionError: 409,
-    errors.ConnectionLost: 503,
+    errors.OrderError: 409,
+    errors.SessionError: 404,
+    errors.BusyError: 503,
+    errors.StateError: 507,
     errors.FrameError: 400,
     errors.TrainingError: 422,
 }
 
 
-def create_app(
-    store: SessionStore, *, threads: int | None = None, allow: Collection[str] = (), max_body: int = 1 << 32
-) -> Flask:
-    """The Flask application. All torch work runs on one compute thread, with ``threads`` of OpenMP's."""
+def create_app(sessions: Sessions, *, max_body: int = 1 << 32) -> Flask:
+    """The Flask application over ``sessions``."""
     app = Flask("spliteasy")
-    computed = ComputeThread(threads)
+    computed, store = sessions.computed, sessions.store
 
-    def session(identifier: str) -> Session:
+    def served(identifier: str) -> Served:
         return store.get(identifier, _token(request.environ))
 
     @app.get("/v1/health")
@@ -64,48 +64,67 @@ def create_app(
     def open_one() -> Response:
         body = _body(request.environ, max_body)
         config = SessionConfig.from_json(container.read(body)[1].get("session", ""))
-        identifier, token = store.open(lambda: computed(lambda: open_session(config, load_tensors(body), allow)))
-        return _json({"session": identifier, "token": token, "torch": torch.__version__}, 201)
+        identifier, token = sessions.open(config, load_tensors(body))
+        about = {"session": identifier, "token": token, "torch": torch.__version__, "saves_every": sessions.saves_every}
+        return _json(about, 201)
 
     @app.post("/v1/sessions/<identifier>/evaluate")
     def evaluate(identifier: str) -> Response:
-        current, body = session(identifier), _body(request.environ, max_body)
-        return _frame(computed(lambda: current.evaluate(Frame.parse(body))))
+        current, body = served(identifier), _body(request.environ, max_body)
+        call = _call(request.headers.get(CALL), body)
+        return _frame(computed(lambda: sessions.evaluate(current, call, body)))
 
     @app.post("/v1/sessions/<identifier>/commit")
     def commit(identifier: str) -> Response:
-        current, body = session(identifier), _body(request.environ, _PIECE)
-        try:
-            value = Commit.of(json.loads(bytes(body)))
-        except (ValueError, RecursionError):
-            raise FrameError("Expected a commit as JSON, found something else.") from None
-        computed(lambda: current.settle(value))
+        current, body = served(identifier), _body(request.environ, _PIECE)
+        call, value = _call(request.headers.get(CALL), body), _commit(body)
+        computed(lambda: sessions.commit(current, call, value))
         return _json({"committed": value.step})
 
-    @app.get("/v1/sessions/<identifier>/weights")
-    def weights(identifier: str) -> Response:
-        current = session(identifier)
-        return _bytes(computed(lambda: save_tensors(current.weights())))
+    @app.post("/v1/sessions/<identifier>/states")
+    def save(identifier: str) -> Response:
+        """Commit, and keep the state on the disk; the one of step ``release`` may go when the next is kept."""
+        current, body = served(identifier), _body(request.environ, _PIECE)
+        call, value, release = _call(request.headers.get(CALL), body), _commit(body), request.args.get("release")
+        computed(lambda: sessions.save(current, call, value, None if release is None else _step(release)))
+        return _json({"saved": value.step})
 
-    @app.get("/v1/sessions/<identifier>/optimizer")
-    def optimizer(identifier: str) -> Response:
-        current = session(identifier)
-        return _bytes(computed(lambda: save_tensors(*flatten_state(current.updater.state()))))
+    @app.put("/v1/sessions/<identifier>/states/<step>")
+    def resume(identifier: str, step: str) -> Response:
+        """Go back to a state that was kept."""
+        current = served(identifier)
+        computed(lambda: sessions.resume(current, _step(step)))
+        return _json({"committed": _step(step)})
 
-    @app.get("/v1/sessions/<identifier>/codecs")
-    def codecs(identifier: str) -> Response:
-        current = session(identifier)
-        return _bytes(computed(lambda: save_tensors(*flatten(current.streams.state()))))
+    @app.get("/v1/sessions/<identifier>/<any(weights,optimizer,codecs):what>")
+    def state(identifier: str, what: str) -> Response:
+        """As of the last finished step, which must be ``step`` if that is asked for."""
+        current, step = served(identifier), request.args.get("step")
+        return _bytes(computed(lambda: sessions.state(current, what, None if step is None else _step(step))))
 
     @app.delete("/v1/sessions/<identifier>")
     def close(identifier: str) -> Response:
-        store.close(identifier, _token(request.environ))
+        sessions.close(identifier, _token(request.environ))
         return _json({"closed": identifier})
+
+    @app.after_request
+    def numbered(response: Response) -> Response:
+        """The answer to a numbered call says so, with a digest of what it says."""
+        stated = request.headers.get(CALL)
+        if stated is not None and CALL not in response.headers:
+            response.headers.update(_answered(stated, [response.get_data()]))
+        return response
 
     @app.errorhandler(SplitEasyError)
     def refused(error: SplitEasyError) -> Response:
         status = next((code for cls, code in _STATUS.items() if isinstance(error, cls)), 422)
-        return _problem(type(error).__name__, status, str(error))
+        more: dict[str, Any] = {}
+        if isinstance(error, errors.OrderError) and error.step is not None:
+            more["expected"] = {"step": error.step, "phase": error.phase}
+        response = _problem(type(error).__name__, status, str(error), more)
+        if isinstance(error, errors.BusyError):
+            response.headers["Retry-After"] = str(math.ceil(error.seconds))
+        return response
 
     @app.errorhandler(HTTPException)
     def unknown(error: HTTPException) -> Response:
@@ -118,32 +137,72 @@ def create_app(
 
     @app.put("/v1/sessions/<identifier>/steps/<int:step>/<any(forward,backward):phase>")
     def step(identifier: str, step: int, phase: str) -> Response:
-        current, body = session(identifier), _body(request.environ, max_body)
-        return _frame(computed(lambda: _work(current, phase)(step, Frame.parse(body))))
+        current, body = served(identifier), _body(request.environ, max_body)
+        call = _call(request.headers.get(CALL), body)
+        response = _frame(computed(lambda: sessions.step(current, call, step, phase, body)))
+        response.headers.update(_saved(current))
+        return response
 
-    class Call:
+    class Direct:
         """The same without Flask, for connections that know a step's call when they see one."""
 
         def __init__(self) -> None:
             self.max_body = max_body
 
         def __call__(
-            self, identifier: str, token: str, step: int, phase: str, body: memoryview
+            self, identifier: str, token: str, step: int, phase: str, stated: str | None, body: memoryview
         ) -> tuple[bytes, Sequence[bytes | memoryview]]:
+            pieces: Sequence[bytes | memoryview]
             try:
-                work = _work(store.get(identifier, token), phase)
-                frame = computed(lambda: work(step, Frame.parse(body)))
+                current, call = store.get(identifier, token), _call(stated, body)
+                frame = computed(lambda: sessions.step(current, call, step, phase, body))
+                status, kind, pieces, headers = "200 OK", FRAME_TYPE, frame.pieces, _saved(current)
             except Exception as error:
                 response = refused(error) if isinstance(error, SplitEasyError) else failed(error)
-                return answer_head(response.status, response.mimetype, len(response.data)), [response.data]
-            return answer_head("200 OK", FRAME_TYPE, frame.nbytes), frame.pieces
+                status, kind, pieces = response.status, response.mimetype or "", [response.data]
+                headers = {"Retry-After": response.headers["Retry-After"]} if "Retry-After" in response.headers else {}
+            if stated is not None:
+                headers |= _answered(stated, pieces)
+            return answer_head(status, kind, sum(map(len, pieces)), headers), pieces
 
-    app.extensions["spliteasy"] = Call()
+    app.extensions["spliteasy"] = Direct()
     return app
 
 
-def _work(session: Session, phase: str) -> Callable[[int, Frame], Frame]:
-    return session.forward if phase == "forward" else session.backward
+def _call(stated: str | None, body: memoryview) -> Call | str:
+    """The call as its header states it, its body found whole; the body's digest for one without. Raises `DamagedError`
+    if the body is another."""
+    found = digest([body])
+    if stated is None:
+        return found
+    call = Call.parse(stated)
+    if call.digest != found:
+        raise DamagedError(f"Expected a body with the digest {call.digest}, found {found}. Send it again.")
+    return call
+
+
+def _answered(stated: str, pieces: Sequence[bytes | memoryview]) -> dict[str, str]:
+    """The header of an answer to a numbered call; without a number where the call stated none that can be read."""
+    number = re.match(r"[0-9]{1,18}(?= )", stated)
+    return {CALL: str(Call(int(number[0]), digest(pieces)))} if number else {}
+
+
+def _saved(served: Served) -> dict[str, str]:
+    keeper = served.keeper
+    return {} if keeper is None or keeper.saved is None else {SAVED: str(keeper.saved)}
+
+
+def _commit(body: memoryview) -> Commit:
+    try:
+        return Commit.of(json.loads(bytes(body)))
+    except (ValueError, RecursionError):
+        raise FrameError("Expected a commit as JSON, found something else.") from None
+
+
+def _step(text: str) -> int:
+    if not re.fullmatch(r"-1|[0-9]{1,18}", text):
+        raise FrameError(f"Expected the number of a step, found {text!r:.80}.")
+    return int(text)
 
 
 def _token(environ: WSGIEnvironment) -> str:
@@ -174,9 +233,12 @@ def _bytes(data: bytes) -> Response:
     return _bytes_of([data], len(data))
 
 
-def _bytes_of(pieces: Collection[bytes | memoryview], size: int) -> Response:
+def _bytes_of(pieces: Sequence[bytes | memoryview], size: int) -> Response:
     response = Response(_content(pieces, size), mimetype=FRAME_TYPE, direct_passthrough=True)
     response.content_length = size
+    stated = request.headers.get(CALL)
+    if stated is not None:
+        response.headers.update(_answered(stated, pieces))
     return response
 
 
@@ -194,6 +256,6 @@ def _json(value: dict[str, Any], status: int = 200) -> Response:
     return Response(json.dumps(value), status, mimetype="application/json")
 
 
-def _problem(name: str, status: int, detail: str) -> Response:
-    value = {"type": f"urn:spliteasy:error:{name}", "title": name, "status": status, "detail": detail}
+def _problem(name: str, status: int, detail: str, more: Mapping[str, Any] | None = None) -> Response:
+    value = {"type": f"urn:spliteasy:error:{name}", "title": name, "status": status, "detail": detail, **(more or {})}
     return Response(json.dumps(value), status, mimetype="application/problem+json")

@@ -21,7 +21,7 @@ _SLICE = 1 << 20
 _STEP = re.compile(
     rb"PUT /v1/sessions/(?P<session>[A-Za-z0-9_\-]+)/steps/(?P<step>[0-9]{1,18})/(?P<phase>forward|backward) "
     rb"HTTP/1\.1\r\nHost: [!-~]+\r\nContent-Length: (?P<length>[0-9]{1,11})\r\n"
-    rb"Authorization: Bearer (?P<token>[!-~]+)\r\n\r\n"
+    rb"Authorization: Bearer (?P<token>[!-~]+)\r\n(?:Call: (?P<call>[!-~]{1,18} [!-~]{1,22})\r\n)?\r\n"
 )
 
 
@@ -55,9 +55,9 @@ class StepCall(Protocol):
     max_body: int
 
     def __call__(
-        self, session: str, token: str, step: int, phase: str, body: memoryview
+        self, session: str, token: str, step: int, phase: str, stated: str | None, body: memoryview
     ) -> tuple[bytes, Sequence[bytes | memoryview]]:
-        """Run ``phase`` of ``step``; errors are answers too."""
+        """Run ``phase`` of ``step``, a call as its header ``stated`` it; errors are answers too."""
 
 
 class StepConnection(HTTPConnection):
@@ -98,7 +98,8 @@ class StepConnection(HTTPConnection):
                     return False
                 filled += count
             session, token, phase = (head[name].decode() for name in ("session", "token", "phase"))
-            top, pieces = call(session, token, int(head["step"]), phase, body)
+            stated = head["call"].decode() if head["call"] is not None else None
+            top, pieces = call(session, token, int(head["step"]), phase, stated, body)
             if sum(map(len, pieces)) <= _JOINED:
                 self.socket.sendall(b"".join([top, *pieces]))
             else:

@@ -12,7 +12,7 @@ import torch
 
 from spliteasy.codecs.container import DTYPE_NAMES
 from spliteasy.codecs.shipping import receive_shipped
-from spliteasy.errors import CodecError, FrameError, SessionError, SplitEasyError, SplitError
+from spliteasy.errors import CodecError, FrameError, SplitEasyError, SplitError
 from spliteasy.models import Recipe, build
 from spliteasy.optimization import check_optimizer, make_loss
 from spliteasy.server.session import Session
@@ -142,7 +142,7 @@ def _agreed(config: SessionConfig, tensors: Mapping[str, torch.Tensor]) -> tuple
 
 
 def _split(config: SessionConfig, allow: Collection[str]) -> Split:
-    """The network in segments. What its construction trips over is a `SessionError`: the configuration came from
+    """The network in segments. What its construction trips over is a `SplitError`: the configuration came from
     elsewhere."""
     try:
         model = build(Recipe(config.model, config.arguments), allow).to(_dtype(config.dtype))
@@ -152,7 +152,7 @@ def _split(config: SessionConfig, allow: Collection[str]) -> Split:
     except SplitEasyError:
         raise
     except Exception as error:
-        raise SessionError(
+        raise SplitError(
             f"Expected a network, dtypes and an input shape that go together, found that {config.model!r} cannot be "
             f"split for inputs of {config.input_shape} {config.input_dtype}: {type(error).__name__}: {error}"
         ) from error
@@ -173,7 +173,7 @@ def boundary_digest(result: Split) -> str:
 def _dtype(name: str) -> torch.dtype:
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype) or dtype not in DTYPE_NAMES:
-        raise SessionError(f"Expected a dtype of torch that a frame can hold, found {name!r}.")
+        raise FrameError(f"Expected a dtype of torch that a frame can hold, found {name!r}.")
     return dtype
 
 

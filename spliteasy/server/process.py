@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
@@ -49,17 +50,28 @@ def serve(
     allow: Collection[str] = (),
     max_sessions: int = 16,
     idle_seconds: float = 3600.0,
+    state: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 10,
     stop_with: IO[Any] | None = None,
 ) -> None:
-    """Serve until interrupted; port 0 takes a free one. Prints ``listening on http://host:port`` when ready.
+    """Serve until interrupted or terminated; port 0 takes a free one. Prints ``listening on http://host:port`` when
+    ready.
+
+    ``state`` is a folder: every session's state is written there when it opens, after every ``checkpoint_every`` steps
+    and when the server stops, and a server that is started with the same folder goes on with them.
 
     ``stop_with`` is a stream whose end stops the server: a parent's pipe, so that it never outlives its parent.
     """
     from spliteasy.server.app import create_app
+    from spliteasy.server.checkpoints import Checkpoints
     from spliteasy.server.connections import StepServer
-    from spliteasy.server.store import SessionStore
+    from spliteasy.server.sessions import Sessions
 
-    app = create_app(SessionStore(max_sessions, idle_seconds), threads=threads, allow=allow)
+    checkpoints = Checkpoints(Path(state), checkpoint_every) if state is not None else None
+    sessions = Sessions(
+        max_sessions=max_sessions, idle_seconds=idle_seconds, threads=threads, allow=allow, checkpoints=checkpoints
+    )
+    app = create_app(sessions)
     # A thread waits for the compute thread or for a socket, so a few do; idle connections take none.
     server = StepServer((host, port), app, numthreads=8, timeout=60, server_name="spliteasy")
     server.step_call = app.extensions["spliteasy"]
@@ -74,28 +86,30 @@ def serve(
         threading.Thread(target=_stop_at_end, args=(stop_with, server), daemon=True).start()
     with _interrupts_stop(server):
         server.serve()
+    for wrong in sessions.write_all():
+        print(wrong, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def _interrupts_stop(server: Any) -> Iterator[None]:
-    """Within the block an interrupt stops the server. As an exception it could come up anywhere in the main thread,
-    also where it is swallowed, and the server would run on."""
+    """Within the block an interrupt or SIGTERM stops the server. As an exception an interrupt could come up anywhere in
+    the main thread, also where it is swallowed, and the server would run on."""
     stopping = threading.Thread(target=server.stop, daemon=True)
 
     def stop(number: int, frame: object) -> None:
         with contextlib.suppress(RuntimeError):  # a second interrupt: it is stopping already
             stopping.start()
 
-    before = None
+    before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        before = signal.signal(signal.SIGINT, stop)
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
         if stopping.ident is not None:
             stopping.join(_STOPPING)
     finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _stop_at_end(stream: IO[Any], server: Any) -> None:
@@ -109,8 +123,9 @@ class LocalServer:
     """A server process on a free loopback port, for as long as the ``with`` block.
 
     It computes with the caller's number of threads. It stops with the block, also after an exception, and with this
-    process, whatever ends it. ``allow`` names factories (``"package.module:factory"``) that it may import. Raises
-    `ServerError` with the process's own words if it does not come up within ``timeout`` seconds.
+    process, whatever ends it. ``allow`` names factories (``"package.module:factory"``) that it may import; ``state``
+    and ``checkpoint_every`` are those of `serve`. Raises `ServerError` with the process's own words if it does not come
+    up within ``timeout`` seconds.
     """
 
     def __init__(
@@ -120,11 +135,16 @@ class LocalServer:
         threads: int | None = None,
         max_sessions: int = 16,
         idle_seconds: float = 3600.0,
+        state: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 10,
+        port: int = 0,
         timeout: float = 120.0,
     ) -> None:
         self.url = ""
         self._allow, self._threads, self._timeout = list(allow), threads, timeout
-        self._limits = ["--max-sessions", str(max_sessions), "--idle-seconds", str(idle_seconds)]
+        self._limits = ["--max-sessions", str(max_sessions), "--idle-seconds", str(idle_seconds), "--port", str(port)]
+        if state is not None:
+            self._limits += ["--state", os.fspath(state), "--checkpoint-every", str(checkpoint_every)]
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
 
@@ -134,7 +154,7 @@ class LocalServer:
             raise ServerError(f"This server runs already, at {self.url}. Stop it first, or make another LocalServer.")
         import torch
 
-        arguments = ["serve", "--port", "0", "--stop-with-stdin", *self._limits]
+        arguments = ["serve", "--stop-with-stdin", *self._limits]
         arguments += ["--threads", str(self._threads or torch.get_num_threads())]
         for name in self._allow:
             arguments += ["--allow", name]

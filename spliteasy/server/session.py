@@ -9,10 +9,10 @@ and with which learning rate and clip factor. A step that is repeated or given u
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -20,7 +20,7 @@ from spliteasy.answers import stated
 from spliteasy.backward import Backward, Pass, backward_method
 from spliteasy.boundary import Boundary
 from spliteasy.codecs.base import TensorSpec
-from spliteasy.errors import DataError, FrameError, SessionError, SplitEasyError, TrainingError
+from spliteasy.errors import DataError, FrameError, OrderError, SplitEasyError, TrainingError
 from spliteasy.optimization import Loss, Updater, check_learning_rate, correct_predictions, scalar_loss
 from spliteasy.seeding import StepRandom, check_generator_state, preserved
 from spliteasy.segment import Buffers, Segment, evaluating
@@ -61,10 +61,20 @@ class Commit:
         return {"step": self.step, "learning_rate": self.learning_rate, "clip": self.clip}
 
 
+class StateKeeper(Protocol):
+    """What is told of updates, to write states."""
+
+    def before_update(self, session: Session) -> None:
+        """The parameters are about to change."""
+
+    def after_update(self, session: Session) -> None:
+        """They have changed."""
+
+
 class Session:
     """Segment B with its optimizer and codecs.
 
-    ``loss`` is given in a single split and None in a double split. Every method raises `SessionError` for a call out
+    ``loss`` is given in a single split and None in a double split. Every method raises `OrderError` for a call out
     of order, `FrameError` for a frame that was not agreed, `NonFiniteError` for NaN or infinity.
     """
 
@@ -91,13 +101,14 @@ class Session:
         self._step: int | None = None
         self._batch = 0
         self._buffers: Buffers | None = None
+        self.keeper: StateKeeper | None = None
 
     def forward(self, step: int, frame: Frame) -> Frame:
         """Activations (and labels, in a single split) to outputs, or to input gradients with the loss."""
         header = self.streams.header(frame, "activations", step, True)
         self.settle(Commit.of(header.get("commit")))
         if step != self._committed + 1:
-            raise SessionError(f"Expected step {self._committed + 1}, found step {step}. Start the trainer again.")
+            raise self._out_of_order(f"step {step}", "Repeat the last step that was not finished.")
         self._batch = _batch_of(header)
         if not self.segment.training:
             self.segment.train()
@@ -126,7 +137,7 @@ class Session:
     def backward(self, step: int, frame: Frame) -> Frame:
         """Output gradients to input gradients; the update is pending from here on."""
         if self._open is None or step != self._step:
-            raise SessionError(f"Expected forward of step {step} before its backward. Repeat the step.")
+            raise self._out_of_order(f"backward of step {step}", "Repeat the step from its forward.")
         run, route = self._open, self.routes[True]
         message = self._decode(frame, "output_gradients", step, True)
         self._open = None  # autograd goes back through a forward once, whatever comes of it
@@ -157,16 +168,20 @@ class Session:
     def settle(self, commit: Commit) -> None:
         """Commit the pending update if the device finished that step, drop it if not."""
         if self._pending is not None and commit.step == self._pending:
+            if self.keeper is not None:
+                self.keeper.before_update(self)
             clip = None if commit.clip is None else torch.tensor(commit.clip, dtype=torch.float64)
             self.updater.apply(commit.learning_rate, clip)
             self.streams.commit()
             self._committed, self._pending, self._open, self._buffers = self._pending, None, None, None
+            if self.keeper is not None:
+                self.keeper.after_update(self)
         else:
             self._give_up()
         if commit.step != self._committed:
-            raise SessionError(
-                f"The device finished step {commit.step}, this session step {self._committed}: the two have parted. "
-                "Open a new session with the weights of the last finished step."
+            raise self._out_of_order(
+                f"a device that finished step {commit.step}",
+                "Send the steps since then again, or open a new session with the weights of the last finished step.",
             )
         self.streams.begin()
 
@@ -175,6 +190,27 @@ class Session:
         committed = self._buffers.named if self._buffers is not None else {}
         buffers = {name: committed.get(name, buffer) for name, buffer in self.segment.named_buffers()}
         return {**dict(self.segment.named_parameters()), **buffers}
+
+    def restore(
+        self, step: int, optimizer: Mapping[str, Mapping[str, Any]], codecs: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Go on after ``step``, with the state that the optimizer and the codecs had then; weights are set already."""
+        self.updater.load_state(optimizer)
+        self.streams.load_state(codecs)
+        self._committed = step
+
+    @property
+    def committed(self) -> int:
+        """The last step whose update was made; −1: none."""
+        return self._committed
+
+    def _out_of_order(self, found: str, todo: str) -> OrderError:
+        """What a session expects next: its step and its phase."""
+        phase = "backward" if self._open is not None and self._step is not None else "forward"
+        step = self._step if phase == "backward" and self._step is not None else self._committed + 1
+        if self._pending is not None:
+            step, phase = self._pending + 1, "forward"
+        return OrderError(f"Expected {phase} of step {step}, found {found}. {todo}", step, phase)
 
     def _run(self, message: Message) -> Pass:
         route, training = self.routes[self.segment.training], self.segment.training

@@ -1,88 +1,149 @@
-"""Sessions kept apart: each has an identifier and a secret token, their number is capped, and idle ones expire."""
+"""Sessions kept apart: each has an identifier and a secret token, their number is capped, and idle ones are put away.
+
+Where the server keeps states, a session that is not in memory is read from its disk when its device comes back.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import secrets
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
-from spliteasy.errors import SessionError, TokenError
+from spliteasy.errors import BusyError, SessionError
+from spliteasy.server.checkpoints import Keeper
+from spliteasy.server.ledger import Ledger
 from spliteasy.server.session import Session
 
-__all__ = ["IDENTIFIER_BYTES", "TOKEN_BYTES", "SessionStore"]
+__all__ = ["IDENTIFIER_BYTES", "TOKEN_BYTES", "Served", "SessionStore", "seal"]
 
 IDENTIFIER_BYTES, TOKEN_BYTES = 12, 32
 """The random bytes in a session's identifier and token, which are written in base64."""
 
 
 @dataclass
-class _Entry:
+class Served:
+    """A session, and what the server knows of it besides: its name, its token's seal, and the calls that came."""
+
     session: Session
-    token: str
-    used: float
+    identifier: str
+    seal: str
+    ledger: Ledger = field(default_factory=Ledger)
+    keeper: Keeper | None = None
+    used: float = 0.0
 
 
 class SessionStore:
-    """At most ``capacity`` sessions; one that was idle for ``idle_seconds`` is forgotten when the next call comes."""
+    """At most ``capacity`` sessions in memory; one that was idle for ``idle_seconds`` leaves it with the next call.
+
+    ``find`` gives a session by its identifier that is not in memory, or None.
+    """
 
     def __init__(
-        self, capacity: int = 16, idle_seconds: float = 3600.0, clock: Callable[[], float] = time.monotonic
+        self,
+        capacity: int = 16,
+        idle_seconds: float = 3600.0,
+        clock: Callable[[], float] = time.monotonic,
+        find: Callable[[str], Served | None] = lambda identifier: None,
     ) -> None:
-        self.capacity, self.idle_seconds, self._clock = capacity, idle_seconds, clock
-        self._entries: dict[str, _Entry] = {}
+        self.capacity, self.idle_seconds, self._clock, self._find = capacity, idle_seconds, clock, find
+        self._served: dict[str, Served] = {}
         self._opening = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         with self._lock:
             self._expire()
-            return len(self._entries)
+            return len(self._served)
 
-    def open(self, build: Callable[[], Session]) -> tuple[str, str]:
-        """Reserve a place, build a session, and return its identifier and token. Raises `SessionError` when full."""
+    def open(
+        self, build: Callable[[], Session], keep: Callable[[Served], None] = lambda served: None
+    ) -> tuple[str, str]:
+        """Reserve a place, build a session, let it be kept, and return its identifier and token. Raises `BusyError`
+        when full."""
+        identifier, token = secrets.token_urlsafe(IDENTIFIER_BYTES), secrets.token_urlsafe(TOKEN_BYTES)
+
+        def make() -> Served:
+            served = Served(build(), identifier, seal(token))
+            keep(served)
+            return served
+
+        self._enter(make)
+        return identifier, token
+
+    def get(self, identifier: str, token: str) -> Served:
+        """The session, if the token opens it. Raises `SessionError` if it is unknown or another's: which of the two, it
+        does not say."""
         with self._lock:
             self._expire()
-            if len(self._entries) + self._opening >= self.capacity:
-                raise SessionError(
+            served = self._served.get(identifier)
+        if served is None:
+            served = self._read(identifier, token)
+        if served is None or not hmac.compare_digest(served.seal, seal(token)):
+            raise SessionError(
+                f"There is no session {identifier!r} for this token: it was closed, or was idle for "
+                f"{self.idle_seconds:.0f} s, or the server was started again without --state. Open a new one."
+            )
+        served.used = self._clock()
+        return served
+
+    def close(self, identifier: str, token: str) -> Served:
+        """Forget a session."""
+        served = self.get(identifier, token)
+        with self._lock:
+            self._served.pop(identifier, None)
+        return served
+
+    def replace(self, served: Served) -> None:
+        """Put another session in the place of that with its identifier."""
+        with self._lock:
+            self._served[served.identifier] = served
+
+    def __iter__(self) -> Iterator[Served]:
+        with self._lock:
+            return iter(list(self._served.values()))
+
+    def _read(self, identifier: str, token: str) -> Served | None:
+        """A session from the disk, which takes a place in memory if the token opens it."""
+
+        def make() -> Served | None:
+            with self._lock:
+                if identifier in self._served:  # another call was faster
+                    return self._served[identifier]
+            found = self._find(identifier)
+            return found if found is not None and hmac.compare_digest(found.seal, seal(token)) else None
+
+        return self._enter(make)
+
+    def _enter(self, make: Callable[[], Served | None]) -> Served | None:
+        with self._lock:
+            self._expire()
+            if len(self._served) + self._opening >= self.capacity:
+                raise BusyError(
                     f"This server holds its {self.capacity} sessions already. Close one (leave its `with` block), wait "
                     f"{self.idle_seconds:.0f} s for an idle one to expire, or start it with --max-sessions."
                 )
             self._opening += 1
         try:
-            session = build()
-            with self._lock:
-                identifier, token = secrets.token_urlsafe(IDENTIFIER_BYTES), secrets.token_urlsafe(TOKEN_BYTES)
-                self._entries[identifier] = _Entry(session, token, self._clock())
+            served = make()
+            if served is not None:
+                with self._lock:
+                    served.used = self._clock()
+                    served = self._served.setdefault(served.identifier, served)
         finally:
             with self._lock:
                 self._opening -= 1
-        return identifier, token
-
-    def get(self, identifier: str, token: str) -> Session:
-        """The session, if the token opens it. Raises `SessionError` if it is unknown, `TokenError` if it does not."""
-        with self._lock:
-            self._expire()
-            entry = self._entries.get(identifier)
-            if entry is None:
-                raise SessionError(
-                    f"There is no session {identifier!r}: it was closed, or was idle for {self.idle_seconds:.0f} s, or "
-                    "the server was started again. Open a new one."
-                )
-            if not hmac.compare_digest(entry.token.encode(), token.encode()):
-                raise TokenError("The token does not open this session. Send the one that opening it returned.")
-            entry.used = self._clock()
-            return entry.session
-
-    def close(self, identifier: str, token: str) -> None:
-        """Forget a session."""
-        self.get(identifier, token)
-        with self._lock:
-            self._entries.pop(identifier, None)
+        return served
 
     def _expire(self) -> None:
         oldest = self._clock() - self.idle_seconds
-        for identifier in [key for key, entry in self._entries.items() if entry.used < oldest]:
-            del self._entries[identifier]
+        for identifier in [key for key, served in self._served.items() if served.used < oldest]:
+            del self._served[identifier]
+
+
+def seal(token: str) -> str:
+    """What is kept of a token: its SHA-256, from which it cannot be had back."""
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,0 +1,178 @@
+"""A session's calls, each made again until it is answered: numbered, with a digest, after pauses that grow.
+
+A connection that is lost, an answer that is damaged or of another call, a server that has no place for now: none of
+these is the training loop's business. The number tells the server that a call came before (`spliteasy.server.ledger`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from spliteasy import errors
+from spliteasy.errors import (
+    BusyError,
+    ConnectionLost,
+    DamagedError,
+    FrameError,
+    OrderError,
+    ProtocolError,
+    ServerError,
+    SplitEasyError,
+)
+from spliteasy.heads import CALL, Call, digest
+from spliteasy.http1 import Answer, Connection
+from spliteasy.shaping import Crossing
+
+__all__ = ["Caller", "Patience"]
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+_GATEWAY = (502, 503, 504)
+_log = logging.getLogger("spliteasy")
+
+
+class Patience:
+    """Pauses before a call is made again, until ``seconds`` are over: each twice as long as the one before, with a
+    random half, so that many devices do not come back at once."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._seconds, self._end, self._pause = clock, seconds, clock() + seconds, _FIRST_PAUSE
+        self._said = False
+
+    def pause(self, error: SplitEasyError) -> bool:
+        """Wait, after ``error``; whether there is time to try again."""
+        now = self._clock()
+        wait = self._pause * random.uniform(0.5, 1.0)
+        if isinstance(error, BusyError):
+            wait = max(wait, error.seconds)
+        if now + wait > self._end:
+            return False
+        if not self._said and self._pause > 0.5:
+            self._said = True
+            _log.warning("%s Trying again for %.0f s.", str(error).partition(". ")[0] + ".", self._end - now)
+        time.sleep(wait)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        return True
+
+
+class Caller:
+    """Makes calls to a server over one connection, in turn. ``retry`` are the seconds for which a call is made again,
+    ``timeout`` those for which its answer is waited for.
+
+    Raises `ConnectionLost` when nobody answers, `ProtocolError` when something else does, and the server's own error,
+    by name, when it refuses.
+    """
+
+    def __init__(self, url: str, timeout: float, retry: float) -> None:
+        self.url, self._retry, self._newest = url, retry, 0
+        self.connection = Connection(url, timeout)
+        self.headers: dict[str, str] = {}
+
+    def number(self) -> int:
+        """The number of the next call."""
+        self._newest += 1
+        return self._newest
+
+    def once(
+        self, method: str, path: str, pieces: Sequence[bytes | memoryview], headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """A call without a number that is not made again."""
+        return _accepted(f"{self.url}{path}", self.connection.call(method, path, pieces, headers or {}))
+
+    def __call__(
+        self,
+        number: int,
+        method: str,
+        path: str,
+        pieces: Sequence[bytes | memoryview],
+        crossing: Callable[[], Crossing] | None = None,
+    ) -> Answer:
+        """Make call ``number``, again and again until it is answered."""
+        headers = {**self.headers, CALL: str(Call(number, digest(pieces)))}
+        patience = Patience(self._retry)
+        while True:
+            try:
+                cross = None if crossing is None else crossing()
+                answer = self.connection.call(method, path, pieces, headers, cross)
+                return self._checked(number, path, answer)
+            except (ConnectionLost, BusyError, DamagedError, _Strange) as error:
+                if not isinstance(error, BusyError):
+                    self.connection.close()  # whatever else comes over it belongs to no call of ours
+                if not patience.pause(error):
+                    raise error.real if isinstance(error, _Strange) else error from None
+
+    def _checked(self, number: int, path: str, answer: Answer) -> Answer:
+        """The answer, if it is that of the call and came whole."""
+        stated = answer.headers.get(CALL.lower())
+        if stated is None:
+            try:
+                _accepted(f"{self.url}{path}", answer)
+            except ProtocolError as error:  # a parser that found no request in what arrived, or a gateway
+                raise _Strange(error) from None
+            raise _Strange(_foreign(f"{self.url}{path}", answer))
+        try:
+            call = Call.parse(stated)
+        except FrameError as error:
+            raise DamagedError(str(error)) from None
+        if call != Call(number, digest([answer.body])):
+            raise DamagedError(
+                f"Expected the whole answer to call {number} of {self.url}{path}, found that of call {call.number}, "
+                "or a damaged one."
+            )
+        return _accepted(f"{self.url}{path}", answer)
+
+
+class _Strange(SplitEasyError):
+    """An answer that no server of ours gives: it may be damage, and is final only when there is no time left."""
+
+    def __init__(self, real: SplitEasyError) -> None:
+        super().__init__(str(real))
+        self.real = real
+
+
+def _accepted(url: str, answer: Answer) -> Answer:
+    """The answer, unless it is a refusal: that is raised, by its own class (problem+json, RFC 9457)."""
+    if answer.status < 400:
+        return answer
+    if answer.kind == "application/problem+json":
+        try:
+            problem = json.loads(bytes(answer.body))
+            name, detail = problem["type"].rpartition(":")[2], str(problem["detail"])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            name, detail = "", ""
+        cls = getattr(errors, name, None) if name in errors.__all__ else None
+        if cls is OrderError:
+            raise _order_error(detail, problem.get("expected"))
+        if cls is BusyError:
+            raise BusyError(detail, _seconds(answer.headers.get("retry-after", "")))
+        if isinstance(cls, type) and issubclass(cls, SplitEasyError):
+            raise cls(detail)
+        if detail:
+            raise ServerError(f"{url}: {answer.status}: {detail}")
+    if answer.status in _GATEWAY:
+        raise BusyError(
+            f"Expected a spliteasy server at {url}, found an answer of status {answer.status} and type {answer.kind}: "
+            "something in between does not reach it. Is it running?",
+            _seconds(answer.headers.get("retry-after", "")),
+        )
+    raise _foreign(url, answer)
+
+
+def _order_error(detail: str, expected: object) -> OrderError:
+    step, phase = (expected.get("step"), expected.get("phase")) if isinstance(expected, dict) else (None, "")
+    return OrderError(detail, step if type(step) is int else None, phase if isinstance(phase, str) else "")
+
+
+def _foreign(url: str, answer: Answer) -> ProtocolError:
+    return ProtocolError(
+        f"Expected a spliteasy server at {url}, found an answer of status {answer.status} and type {answer.kind}. "
+        "Is the address right? Is something else listening there?"
+    )
+
+
+def _seconds(stated: str) -> float:
+    """What a Retry-After header asks for; at most ten seconds, which is how long a device of ours would wait anyway."""
+    return min(float(stated), 10.0) if stated.isdecimal() else 1.0

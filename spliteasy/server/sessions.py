@@ -1,0 +1,155 @@
+"""All sessions of a server and what may be done to them: calls in turn on one thread, each once; states on the disk.
+
+Nothing here knows of HTTP. Methods that say so run on the compute thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import TypeVar
+
+import torch
+
+from spliteasy.codecs.state import flatten
+from spliteasy.errors import OrderError, SplitEasyError, StateError
+from spliteasy.heads import Call
+from spliteasy.server.checkpoints import Checkpoints, Keeper
+from spliteasy.server.compute import ComputeThread
+from spliteasy.server.opening import SessionConfig, open_session
+from spliteasy.server.session import Commit, Session
+from spliteasy.server.store import Served, SessionStore
+from spliteasy.weights import flatten_state, save_tensors
+from spliteasy.wire import Frame
+
+__all__ = ["Sessions"]
+
+T = TypeVar("T")
+
+
+class Sessions:
+    """At most ``max_sessions`` in memory, idle ones put away after ``idle_seconds``; ``threads`` are those that torch
+    computes with, ``allow`` the factories it may import, ``checkpoints`` where states are kept (None: nowhere)."""
+
+    def __init__(
+        self,
+        *,
+        max_sessions: int = 16,
+        idle_seconds: float = 3600.0,
+        threads: int | None = None,
+        allow: Collection[str] = (),
+        checkpoints: Checkpoints | None = None,
+        store: SessionStore | None = None,
+    ) -> None:
+        self.computed, self._allow, self._checkpoints = ComputeThread(threads), list(allow), checkpoints
+        self.store = store or SessionStore(max_sessions, idle_seconds, find=self._find)
+
+    @property
+    def saves_every(self) -> int | None:
+        """After how many steps a session's state is written; None: never."""
+        return self._checkpoints.every if self._checkpoints is not None else None
+
+    def open(self, config: SessionConfig, tensors: Mapping[str, torch.Tensor]) -> tuple[str, str]:
+        """A new session's identifier and token. Not for the compute thread."""
+
+        def keep(served: Served) -> None:
+            if self._checkpoints is not None:
+                keeper = Keeper(self._checkpoints, served.identifier, config, served.seal)
+                served.keeper = served.session.keeper = keeper
+                self.computed(lambda: keeper.write(served.session))
+
+        return self.store.open(lambda: self.computed(lambda: open_session(config, tensors, self._allow)), keep)
+
+    def step(self, served: Served, call: Call | str, step: int, phase: str, body: memoryview) -> Frame:
+        """Run ``phase`` of ``step``, or answer as before. ``call`` is its number with the body's digest, or the digest.
+        On the compute thread."""
+        work = served.session.forward if phase == "forward" else served.session.backward
+        number, digest = (call.number, call.digest) if isinstance(call, Call) else (None, call)
+        return served.ledger.once(number, digest, step, phase, lambda: work(step, Frame.parse(body)))
+
+    def evaluate(self, served: Served, call: Call | str, body: memoryview) -> Frame:
+        """On the compute thread."""
+        return self._in_turn(served, call, lambda: served.session.evaluate(Frame.parse(body)))
+
+    def commit(self, served: Served, call: Call | str, commit: Commit) -> None:
+        """On the compute thread."""
+        self._in_turn(served, call, lambda: served.session.settle(commit))
+
+    def save(self, served: Served, call: Call | str, commit: Commit, release: int | None) -> None:
+        """Commit, and keep the state until another is kept, and that of step ``release`` with it. On the compute
+        thread. Raises `StateError` where no states are kept, or the disk refuses."""
+        self.commit(served, call, commit)
+        if served.keeper is None:
+            raise StateError(
+                "Expected a server that keeps states, found one that does not. Start it with `spliteasy serve --state "
+                "DIR`, or se.LocalServer(state=DIR)."
+            )
+        served.keeper.write(served.session, pin=True, release=release)
+
+    def resume(self, served: Served, step: int) -> None:
+        """Go back to the state after ``step``. On the compute thread. Raises `StateError` if it is not there."""
+        if served.keeper is not None:
+            served.keeper.wait()
+        found = self._read(served.identifier, step)
+        if found is None:
+            raise StateError(f"Expected a state of this session after step {step}, found none. Open a new session.")
+        self.store.replace(found)
+
+    def state(self, served: Served, what: str, step: int | None) -> bytes:
+        """Weights, optimizer state or codec state as safetensors. On the compute thread. Raises `OrderError` if
+        ``step`` is not the last finished one."""
+        session = served.session
+        if step is not None and step != session.committed:
+            raise OrderError(
+                f"Expected to be asked for the state after step {session.committed}, found step {step}.",
+                session.committed + 1,
+                "forward",
+            )
+        if what == "weights":
+            return save_tensors(session.weights())
+        if what == "optimizer":
+            return save_tensors(*flatten_state(session.updater.state()))
+        return save_tensors(*flatten(session.streams.state()))
+
+    def close(self, identifier: str, token: str) -> None:
+        """End a session, and remove its states."""
+        served = self.store.close(identifier, token)
+        if served.keeper is not None and self._checkpoints is not None:
+            served.keeper.wait()
+            self._checkpoints.remove(identifier)
+
+    def write_all(self) -> list[SplitEasyError]:
+        """Write the state of every session that keeps one; what went wrong. Not for the compute thread."""
+        wrong: list[SplitEasyError] = []
+        for served in self.store:
+            keeper, session = served.keeper, served.session
+            if keeper is not None:
+                try:
+                    self.computed(lambda keeper=keeper, session=session: keeper.write(session))  # type: ignore[misc]
+                except SplitEasyError as error:
+                    wrong.append(error)
+        return wrong
+
+    def _in_turn(self, served: Served, call: Call | str, work: Callable[[], T]) -> T:
+        """What ends the step in hand: it was finished, or given up."""
+        result = served.ledger.harmless(call.number if isinstance(call, Call) else None, work)
+        served.ledger.forget()
+        return result
+
+    def _find(self, identifier: str) -> Served | None:
+        return self.computed(lambda: self._read(identifier, None)) if self._checkpoints is not None else None
+
+    def _read(self, identifier: str, step: int | None) -> Served | None:
+        if self._checkpoints is None:
+            return None
+
+        def build(config: SessionConfig, tensors: Mapping[str, torch.Tensor]) -> Session:
+            return open_session(config, tensors, self._allow)
+
+        found = self._checkpoints.read(identifier, step, build)
+        if found is None:
+            return None
+        session, config, seal = found
+        saved, pinned = session.committed, min(self._checkpoints.steps(identifier))
+        served = Served(session, identifier, seal)
+        served.keeper = session.keeper = Keeper(self._checkpoints, identifier, config, seal, saved, pinned)
+        return served
