@@ -67,14 +67,18 @@ class Caller:
     """
 
     def __init__(self, url: str, timeout: float, retry: float) -> None:
-        self.url, self._retry, self._newest = url, retry, 0
+        self.url, self._retry, self.newest = url, retry, 0
         self.connection = Connection(url, timeout)
         self.headers: dict[str, str] = {}
 
     def number(self) -> int:
         """The number of the next call."""
-        self._newest += 1
-        return self._newest
+        self.newest += 1
+        return self.newest
+
+    def skip_to(self, number: int) -> None:
+        """Numbers go on after ``number``, which another process used last."""
+        self.newest = number
 
     def once(
         self, method: str, path: str, pieces: Sequence[bytes | memoryview], headers: Mapping[str, str] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -12,11 +13,11 @@ from spliteasy.backward import Pass
 from spliteasy.boundary import Boundary
 from spliteasy.runlog import Stopwatch
 from spliteasy.server.session import Commit, specs
-from spliteasy.splitting import Split
+from spliteasy.splitting import Route, Split
 from spliteasy.transport import Reply, Transport
 from spliteasy.wire import Bytes, Frame, Message, Streams
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "entering_c", "norms_of", "plain_of"]
 
 
 _PLAIN = {"outputs": ("generator",), "input_gradients": ("norms",)}
@@ -114,3 +115,26 @@ class Exchange:
         for name, counts in ((message.name, frame.counts), (expected, answer.counts)):
             self.saturated[name] = counts.get("saturated", 0)
         return answer
+
+
+def entering_c(route: Route, a: Pass, outputs: Message) -> tuple[list[torch.Tensor | None], Sequence[Any], list[bool]]:
+    """C's entry slots, scalars and needs: what B sent, and what the device kept from A."""
+    tensors: list[torch.Tensor | None] = [None] * (len(route.down) + len(route.kept))
+    needs = [False] * len(tensors)
+    sent = outputs.meta.get("needs_gradient", [False] * len(route.down))
+    for slot, tensor, needed in zip(route.down, outputs.tensors, sent, strict=True):
+        tensors[slot], needs[slot] = tensor, bool(needed)
+    for slot, first in route.kept.items():
+        tensors[slot], needs[slot] = a.tensors_out[first].detach(), a.needs_gradient[first]
+    return tensors, outputs.scalars, needs
+
+
+def norms_of(reply: Message) -> dict[str, torch.Tensor]:
+    """The norms of B's gradients by parameter, where they were asked for."""
+    norms = reply.plain.get("norms")
+    return dict(zip(reply.meta["norms_of"], norms.unbind(), strict=True)) if norms is not None else {}
+
+
+def plain_of(state: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """The generator's state as a plain tensor of a message, if it drew numbers."""
+    return {} if state is None else {"generator": state}

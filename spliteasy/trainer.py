@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -13,12 +14,13 @@ from torch import nn
 
 from spliteasy.answers import check_score
 from spliteasy.backward import Pass, backward_method
+from spliteasy.batches import Batch, pair, with_bar
 from spliteasy.checking import check_batch, check_settings
 from spliteasy.codecs.base import Codec
 from spliteasy.codecs.chain import Chain
 from spliteasy.connecting import connect
-from spliteasy.errors import DataError, SplitEasyError, TrainingError
-from spliteasy.exchange import Exchange
+from spliteasy.errors import SplitEasyError, TrainingError
+from spliteasy.exchange import Exchange, entering_c, norms_of, plain_of
 from spliteasy.link import Link
 from spliteasy.optimization import (
     Loss,
@@ -30,18 +32,17 @@ from spliteasy.optimization import (
     make_loss,
     scalar_loss,
 )
+from spliteasy.resuming import load_training, save_training
 from spliteasy.runlog import Evaluation, RunLog, StepRecord, Stopwatch
 from spliteasy.seeding import StepRandom, preserved
 from spliteasy.segment import Buffers, Segment, evaluating
 from spliteasy.server.session import Commit
-from spliteasy.splitting import Route, Split
+from spliteasy.splitting import Split
 from spliteasy.transport import InProcess, Transport
 from spliteasy.weights import copy_weights
-from spliteasy.wire import Bytes, Codecs, Message, Streams, as_codecs
+from spliteasy.wire import Bytes, Codecs, Streams, as_codecs
 
 __all__ = ["Trainer"]
-
-Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class Trainer:
@@ -77,9 +78,30 @@ class Trainer:
         retry: float = 60.0,
     ) -> None:
         check_settings(split, server, link, seed, clip_norm, timeout, retry)
-        self.split, self.codecs, self.seed, self.clip_norm = split, as_codecs(codecs), seed, clip_norm
+        settings = check_optimizer(optimizer or {"name": "SGD", "lr": 0.01})
+        self._transport: Transport | None = None
+        self._set_up(split, as_codecs(codecs), settings, loss, backward, seed, clip_norm)
+        if split.cuts:
+            self._transport = connect(
+                split, server, self.codecs, self.optimizer,
+                loss=loss, backward=backward, seed=seed, norms=clip_norm is not None,
+                link=link, timeout=timeout, retry=retry,
+            )  # fmt: skip
+
+    def _set_up(
+        self,
+        split: Split,
+        codecs: Codecs,
+        optimizer: dict[str, Any],
+        loss: str | Loss,
+        backward: str,
+        seed: int,
+        clip_norm: float | None,
+    ) -> None:
+        """All but the session."""
+        self.split, self.codecs, self.seed, self.clip_norm = split, codecs, seed, clip_norm
         self.loss_name, self.loss = loss, make_loss(loss)
-        self.optimizer = check_optimizer(optimizer or {"name": "SGD", "lr": 0.01})
+        self.optimizer, self._backward = optimizer, backward
         fitted_bytes = self.codecs.fitted_bytes if split.cuts else 0
         self.log = RunLog(repr(split).splitlines()[0], fitted_bytes=fitted_bytes, device_macs=split.device_macs)
         self._method = backward_method(backward)
@@ -91,13 +113,7 @@ class Trainer:
         self._closed = False
         self._busy = threading.Lock()
         self._agreed: tuple[list[bool], list[bool]] | None = None
-        self._transport: Transport | None = None
-        if split.cuts:
-            self._transport = connect(
-                split, server, self.codecs, self.optimizer,
-                loss=loss, backward=backward, seed=seed, norms=clip_norm is not None, link=link, timeout=timeout,
-                retry=retry,
-            )  # fmt: skip
+        self._kept: int | None = None
 
     def step(self, x: torch.Tensor, y: torch.Tensor) -> StepRecord:
         """One training step on ``x`` (batch, *input_shape) and labels ``y``; in a double split both stay here."""
@@ -173,23 +189,23 @@ class Trainer:
     def _single_step(self, x: torch.Tensor, y: torch.Tensor, exchange: Exchange) -> _Outcome:
         """A here, B and the loss on the server: labels go with the activations, one call."""
         a, state = self._forward_a(x, exchange)
-        reply = exchange.forward(a, {**_plain(state), "labels": y})
+        reply = exchange.forward(a, {**plain_of(state), "labels": y})
         gradients: list[torch.Tensor | None] = [None] * len(a.tensors_out)
         for slot, gradient in zip(self.split.routes[True].up, reply.tensors, strict=True):
             gradients[slot] = gradient
         with exchange.watch.phase("a_backward"):
             _, error = a.backward(gradients, self._method)
-        return float(reply.meta["loss"]), error, _norms(reply)
+        return float(reply.meta["loss"]), error, norms_of(reply)
 
     def _double_step(self, x: torch.Tensor, y: torch.Tensor, exchange: Exchange) -> _Outcome:
         """A and C with the loss here, B on the server: inputs and labels stay, two calls."""
         route, c = self.split.routes[True], self.split.c
         assert c is not None
         a, state = self._forward_a(x, exchange)
-        outputs = exchange.forward(a, _plain(state))
+        outputs = exchange.forward(a, plain_of(state))
         with exchange.watch.phase("c"):
             StepRandom(self.seed, exchange.step, outputs.plain.get("generator", state))
-            run = Pass(c, *_entering_c(route, a, outputs))
+            run = Pass(c, *entering_c(route, a, outputs))
             loss = scalar_loss(self.loss(run.output, y))
             loss.backward()  # type: ignore[no-untyped-call]
             from_c = run.input_gradients()
@@ -201,7 +217,7 @@ class Trainer:
             gradients[slot] = gradient
         with exchange.watch.phase("a_backward"):
             _, error = a.backward(gradients, self._method)
-        return float(loss.detach()), max(error, float(reply.meta["gradient_error"])), _norms(reply)
+        return float(loss.detach()), max(error, float(reply.meta["gradient_error"])), norms_of(reply)
 
     def fit(
         self,
@@ -224,8 +240,8 @@ class Trainer:
                 self.learning_rate = check_learning_rate(schedule(epoch))
             steps = len(self.log)
             with self.log.epoch():
-                for batch in _with_bar(loader, f"epoch {epoch + 1}/{epochs}", progress, self.log):
-                    self.step(*_pair(batch))
+                for batch in with_bar(loader, f"epoch {epoch + 1}/{epochs}", progress, self.log):
+                    self.step(*pair(batch))
             if len(self.log) == steps:
                 raise TrainingError(
                     f"Expected batches from the loader, found none in epoch {epoch + 1}. Give a DataLoader or a list, "
@@ -243,7 +259,7 @@ class Trainer:
         modules = [self.split.model, *self._own_segments()]
         with self._alone(), evaluating(modules), preserved(), torch.no_grad():
             for batch in loader:
-                x, y = _pair(batch)
+                x, y = pair(batch)
                 check_batch(self.split, self.loss_name, x, y)
                 loss, right = self._score(x, y)
                 total, samples = total + loss * len(x), samples + len(x)
@@ -260,7 +276,7 @@ class Trainer:
             if self.split.c is None:
                 return check_score(exchange.evaluate(run, {"labels": y}))
             outputs = exchange.evaluate(run, {})
-            run = Pass(self.split.c, *_entering_c(self.split.routes[False], run, outputs))
+            run = Pass(self.split.c, *entering_c(self.split.routes[False], run, outputs))
         return float(self.loss(run.output, y)), correct_predictions(run.output, y)
 
     def pull(self) -> None:
@@ -286,6 +302,34 @@ class Trainer:
         theirs = self._transport.codec_state() if self._transport else {}
         codecs = {"device": self._streams.state(), "server": theirs}
         return whole | ({"codecs": codecs} if any(codecs.values()) else {})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the training to a file, from which `load` goes on with the same bits.
+        The server keeps B's state as of now (``serve --state``), and the file the session's token; without a server B
+        is in the file. Raises `StateError` where the disk or the server refuses: an older file is still good then.
+        """
+        self._require_open()
+        with self._alone():
+            save_training(self, path)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        split: Split,
+        server: str | None = None,
+        loss: str | Loss | None = None,
+        link: Link | None = None,
+        *,
+        timeout: float = 600.0,
+        retry: float = 60.0,
+    ) -> Trainer:
+        """Go on with a training that `save` wrote, on a network of the same kind that is split the same way.
+
+        Settings are those of the file; ``server`` is a new address, ``loss`` is needed where it was a callable. Steps
+        are counted on, the log starts anew. Raises `StateError` for another file, network or state of the server.
+        """
+        return load_training(cls.__new__(cls), path, split, server, loss, link, timeout, retry)
 
     def close(self) -> None:
         """Bring B's weights home and end the session on the server. Closing twice does no harm."""
@@ -385,48 +429,3 @@ class Trainer:
 
 _Outcome = tuple[float, float, dict[str, torch.Tensor]]
 """Loss, gradient error, and the gradient norms of B's parameters."""
-
-
-def _entering_c(route: Route, a: Pass, outputs: Message) -> tuple[list[torch.Tensor | None], Sequence[Any], list[bool]]:
-    """C's entry slots, scalars and needs: what B sent, and what the device kept from A."""
-    tensors: list[torch.Tensor | None] = [None] * (len(route.down) + len(route.kept))
-    needs = [False] * len(tensors)
-    sent = outputs.meta.get("needs_gradient", [False] * len(route.down))
-    for slot, tensor, needed in zip(route.down, outputs.tensors, sent, strict=True):
-        tensors[slot], needs[slot] = tensor, bool(needed)
-    for slot, first in route.kept.items():
-        tensors[slot], needs[slot] = a.tensors_out[first].detach(), a.needs_gradient[first]
-    return tensors, outputs.scalars, needs
-
-
-def _plain(state: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    return {} if state is None else {"generator": state}
-
-
-def _norms(reply: Message) -> dict[str, torch.Tensor]:
-    norms = reply.plain.get("norms")
-    return dict(zip(reply.meta["norms_of"], norms.unbind(), strict=True)) if norms is not None else {}
-
-
-def _pair(batch: Any) -> Batch:
-    """A batch as inputs and labels. Raises `DataError` if it is no pair of tensors."""
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        count = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
-        raise DataError(f"Expected batches as pairs of inputs and labels, found {type(batch).__name__}{count}.")
-    return batch[0], batch[1]
-
-
-def _with_bar(loader: Iterable[Batch], label: str, progress: bool, log: RunLog) -> Iterator[Batch]:
-    """The batches, behind a bar that shows the last loss and the bytes of a step."""
-    from tqdm.auto import tqdm
-
-    total = None
-    with contextlib.suppress(TypeError):  # a DataLoader has a length, also where its data set has none
-        total = len(loader) if isinstance(loader, Sized) else None
-    with tqdm(total=total, desc=label, unit="step", disable=not progress) as bar:
-        for batch in loader:
-            yield batch
-            last = log.records[-1]
-            sent = last.total.sent
-            bar.set_postfix_str(f"loss {last.loss:.4f}, {sent / 1e6:.2f} MB a step", refresh=False)
-            bar.update()

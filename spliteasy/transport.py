@@ -68,6 +68,10 @@ class Transport(Protocol):
     def codec_state(self) -> dict[str, dict[str, Any]]:
         """The state of the server's codecs, by message and slot."""
 
+    def keep(self, commit: Commit, also: int | None) -> dict[str, Any]:
+        """Commit, and keep the state on the server, and that of step ``also`` with it; what a later process needs to go
+        on from there. Raises `StateError` where it cannot be kept."""
+
     def close(self) -> None:
         """End the session."""
 
@@ -99,6 +103,10 @@ class InProcess:
 
     def codec_state(self) -> dict[str, dict[str, Any]]:
         return self.session.streams.state()
+
+    def keep(self, commit: Commit, also: int | None) -> dict[str, Any]:
+        self.session.settle(commit)
+        return {}
 
     def close(self) -> None:
         """Nothing to end: the session shares the model."""
@@ -132,19 +140,47 @@ class HTTP:
         timeout: float = 600.0,
         retry: float = 60.0,
     ) -> None:
-        self.url, self._link, self._evaluated = url.rstrip("/"), link, 0
-        self._caller = Caller(self.url, timeout, retry)
-        self._commit = Commit()
+        self._set_up(url, link, timeout, retry)
         body = save_tensors(tensors, {"session": json.dumps(dict(config))})
         answer = self._read("/v1/sessions", self._caller.once("POST", "/v1/sessions", [body]))
         names = [answer.get("session"), answer.get("token")]
         if not all(isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_\-]{1,200}", name) for name in names):
             raise ProtocolError(f"Expected a session and its token from {self.url}, found {answer!r:.200}.")
-        self.session: str = answer["session"]
-        self.info = answer
+        self._enter(answer)
+
+    @classmethod
+    def resume(
+        cls,
+        kept: Mapping[str, Any],
+        commit: Commit,
+        *,
+        url: str | None,
+        link: Link | None,
+        timeout: float,
+        retry: float,
+    ) -> HTTP:
+        """Go on with a session from the state that `keep` told of. ``url`` is where the server is now, if it moved.
+
+        Raises `StateError` if it is not there any more, `SessionError` if the session is not."""
+        made = cls.__new__(cls)
+        made._set_up(url or str(kept["url"]), link, timeout, retry)
+        made._enter(kept)
+        made._caller.skip_to(int(kept["number"]))
+        made._commit, made._evaluated = commit, int(kept["evaluated"])
+        made._caller(made._caller.number(), "PUT", f"{made._path}/states/{commit.step}", [])
+        return made
+
+    def _set_up(self, url: str, link: Link | None, timeout: float, retry: float) -> None:
+        self.url, self._link, self._evaluated = url.rstrip("/"), link, 0
+        self._caller = Caller(self.url, timeout, retry)
+        self._commit = Commit()
+
+    def _enter(self, opened: Mapping[str, Any]) -> None:
+        self._opened = {name: opened[name] for name in ("session", "token", "saves_every") if name in opened}
+        self.session: str = opened["session"]
         self._path = session_path(self.session)
-        self._caller.headers = authorization(answer["token"])
-        self._sent = SentSteps() if answer.get("saves_every") is not None else None
+        self._caller.headers = authorization(opened["token"])
+        self._sent = SentSteps() if opened.get("saves_every") is not None else None
 
     def forward(self, step: int, frame: Frame) -> Reply:
         return self._step(step, "forward", frame, 0)
@@ -171,6 +207,15 @@ class HTTP:
     def codec_state(self) -> dict[str, dict[str, Any]]:
         body = self._get("codecs").body
         return unflatten(load_tensors(body), container.read(body)[1])
+
+    def keep(self, commit: Commit, also: int | None) -> dict[str, Any]:
+        self._commit = commit
+        body, path = json.dumps(commit.to_dict()).encode(), f"{self._path}/states"
+        path += "" if also is None else f"?also={also}"
+        self._caught_up(lambda: self._caller(self._caller.number(), "POST", path, [body]))
+        if self._sent is not None:
+            self._sent.saved(str(commit.step))
+        return {**self._opened, "url": self.url, "number": self._caller.newest, "evaluated": self._evaluated}
 
     def close(self) -> None:
         """End the session and the connection. A server that is gone has nothing to end."""

@@ -83,10 +83,10 @@ def create_app(sessions: Sessions, *, max_body: int = 1 << 32) -> Flask:
 
     @app.post("/v1/sessions/<identifier>/states")
     def save(identifier: str) -> Response:
-        """Commit, and keep the state on the disk; the one of step ``release`` may go when the next is kept."""
+        """Commit, and keep the state on the disk, and that of step ``also`` until another is kept."""
         current, body = served(identifier), _body(request.environ, _PIECE)
-        call, value, release = _call(request.headers.get(CALL), body), _commit(body), request.args.get("release")
-        computed(lambda: sessions.save(current, call, value, None if release is None else _step(release)))
+        call, value, also = _call(request.headers.get(CALL), body), _commit(body), request.args.get("also")
+        computed(lambda: sessions.save(current, call, value, None if also is None else _step(also)))
         return _json({"saved": value.step})
 
     @app.put("/v1/sessions/<identifier>/states/<step>")

@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,7 @@ class Checkpoints:
 class Keeper:
     """Writes the states of one session: after every so many updates, and when it is told to.
 
-    ``saved`` is the last step on the disk, ``pinned`` one that the device asked to keep.
+    ``saved`` is the last step on the disk, ``pinned`` are those that the device may ask to go back to.
     """
 
     def __init__(
@@ -153,14 +153,13 @@ class Keeper:
         config: SessionConfig,
         seal: str,
         saved: int | None = None,
-        pinned: int | None = None,
+        pinned: Collection[int] = (),
     ) -> None:
         self._checkpoints, self._identifier, self._config, self._seal = checkpoints, identifier, config, seal
-        self.saved, self.pinned = saved, pinned
+        self.saved, self.pinned = saved, set(pinned)
         self._due = False
         self._thread: threading.Thread | None = None
         self._error: StateError | None = None
-        self._lock = threading.Lock()
 
     def before_update(self, session: Session) -> None:
         """Wait until what is being written may change. Raises `StateError` if it could not be written: the update is
@@ -180,16 +179,17 @@ class Keeper:
         self._thread = threading.Thread(target=self._write_aside, args=(state,), name="checkpoint", daemon=True)
         self._thread.start()
 
-    def write(self, session: Session, pin: bool = False, release: int | None = None) -> None:
-        """Write the state now. Pinned, it stays until another is; ``release`` is the pinned one that may not go yet."""
+    def write(self, session: Session, pin: bool = False, also: int | None = None) -> None:
+        """Write the state now. ``pin`` it for the device to come back to; ``also`` is the pinned one that stays, until
+        the device has taken note of this one."""
         self.wait()
         state = State(session, self._config, self._seal)
         if self.saved != state.step:
             self._write(state)
         self._due = False
         if pin:
-            self.pinned = state.step
-            self._tidy(release)
+            self.pinned = {state.step} if also is None else {state.step, also}
+            self._tidy()
 
     def wait(self) -> None:
         """Until nothing is being written."""
@@ -208,7 +208,8 @@ class Keeper:
         self.saved = state.step
         self._tidy()
 
-    def _tidy(self, also: int | None = None) -> None:
-        wanted = {step for step in (self.saved, self.pinned, also) if step is not None}
-        with self._lock, contextlib.suppress(OSError):
-            self._checkpoints.keep_only(self._identifier, wanted)
+    def _tidy(self) -> None:
+        with contextlib.suppress(OSError):
+            self._checkpoints.keep_only(
+                self._identifier, self.pinned | ({self.saved} if self.saved is not None else set())
+            )

@@ -74,8 +74,8 @@ class Sessions:
         """On the compute thread."""
         self._in_turn(served, call, lambda: served.session.settle(commit))
 
-    def save(self, served: Served, call: Call | str, commit: Commit, release: int | None) -> None:
-        """Commit, and keep the state until another is kept, and that of step ``release`` with it. On the compute
+    def save(self, served: Served, call: Call | str, commit: Commit, also: int | None) -> None:
+        """Commit, and keep the state until another is kept, and that of step ``also`` with it. On the compute
         thread. Raises `StateError` where no states are kept, or the disk refuses."""
         self.commit(served, call, commit)
         if served.keeper is None:
@@ -83,7 +83,7 @@ class Sessions:
                 "Expected a server that keeps states, found one that does not. Start it with `spliteasy serve --state "
                 "DIR`, or se.LocalServer(state=DIR)."
             )
-        served.keeper.write(served.session, pin=True, release=release)
+        served.keeper.write(served.session, pin=True, also=also)
 
     def resume(self, served: Served, step: int) -> None:
         """Go back to the state after ``step``. On the compute thread. Raises `StateError` if it is not there."""
@@ -149,7 +149,7 @@ class Sessions:
         if found is None:
             return None
         session, config, seal = found
-        saved, pinned = session.committed, min(self._checkpoints.steps(identifier))
+        saved, pinned = session.committed, self._checkpoints.steps(identifier)
         served = Served(session, identifier, seal)
         served.keeper = session.keeper = Keeper(self._checkpoints, identifier, config, seal, saved, pinned)
         return served
