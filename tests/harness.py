@@ -22,7 +22,7 @@ from spliteasy.errors import SplitEasyError
 from spliteasy.seeding import step_seed
 from spliteasy.server.app import create_app
 from spliteasy.server.session import Commit
-from spliteasy.server.store import SessionStore
+from spliteasy.server.sessions import Sessions
 from spliteasy.splitting import Split
 from spliteasy.transport import Reply
 from spliteasy.weights import load_tensors, save_tensors, unflatten_state
@@ -214,7 +214,7 @@ Change = Callable[[dict[str, Any], dict[str, torch.Tensor]], Any]
 def recorded(at: tuple[str, ...] = DOUBLE, chain: str = "raw", clip: float | None = None) -> AppTransport:
     """What a device sends in two steps and while closing, kept to be sent again in any order."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        opened = on_app(monkeypatch, create_app(SessionStore()))
+        opened = on_app(monkeypatch, create_app(Sessions()))
         optimizer = {"name": "SGD", "lr": 0.05, "momentum": 0.9}
         with se.Trainer(digits_split(at), server="app", codecs=chain, optimizer=optimizer, clip_norm=clip) as trainer:
             for x, y in batches(2):
@@ -270,7 +270,7 @@ class Caller:
 @functools.cache
 def reference(at: tuple[str, ...], steps: int) -> dict[str, torch.Tensor]:
     """The state after some steps in a session that nobody disturbed."""
-    caller = Caller(create_app(SessionStore()), at)
+    caller = Caller(create_app(Sessions()), at)
     for number in range(steps):
         caller.step(number)
     assert caller.commit(steps - 1).status_code == 200

@@ -18,7 +18,7 @@ from spliteasy.codecs.testing import check_codec
 from spliteasy.errors import CodecError, ConnectionLost, FrameError, NonFiniteError, SplitEasyError
 from spliteasy.server.app import create_app
 from spliteasy.server.process import LocalServer
-from spliteasy.server.store import SessionStore
+from spliteasy.server.sessions import Sessions
 from spliteasy.weights import load_tensors, save_tensors
 from spliteasy.wire import Codecs, Frame, Message, Streams
 from spliteasy_plugins.feedback import ErrorFeedback
@@ -103,7 +103,7 @@ def equal(one: Any, other: Any) -> bool:
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> list[AppTransport]:
     """Trainers with a server talk to an app in this process; their transports."""
-    return on_app(monkeypatch, create_app(SessionStore()))
+    return on_app(monkeypatch, create_app(Sessions()))
 
 
 # The same wherever the server is

@@ -27,7 +27,7 @@ from spliteasy.codecs.testing import check_codec
 from spliteasy.errors import CodecError, DataError, FrameError, SplitError, TrainingError
 from spliteasy.server.app import create_app
 from spliteasy.server.process import LocalServer
-from spliteasy.server.store import SessionStore
+from spliteasy.server.sessions import Sessions
 from spliteasy.weights import load_tensors, save_tensors
 from spliteasy_plugins import subspace
 
@@ -468,7 +468,7 @@ def test_over_http_the_result_is_the_same_to_the_bit(server: LocalServer) -> Non
 def opening(codecs: str = "pca(4)") -> tuple[bytes, int]:
     """The body that opens a session with fitted codecs, and their bytes."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        opened = on_app(monkeypatch, create_app(SessionStore()))
+        opened = on_app(monkeypatch, create_app(Sessions()))
         split = digits_split()
         fitted = se.calibrate(split, codecs, batches(2), progress=False)
         with se.Trainer(split, server="app", codecs=fitted):
@@ -490,7 +490,7 @@ def test_a_server_keeps_parameters_as_long_as_the_session() -> None:
     for digest in digests:
         with pytest.raises(CodecError):
             find(digest)
-    client = create_app(SessionStore()).test_client()
+    client = create_app(Sessions()).test_client()
     answer = client.post("/v1/sessions", data=body).get_json()
     assert len(digests) == 2 and all(map(find, digests))
     headers = {"Authorization": f"Bearer {answer['token']}"}
@@ -507,14 +507,14 @@ def test_parameters_that_nobody_brought_are_a_named_error() -> None:
     planes, config = container.read(body)[0], json.loads(container.read(body)[1]["session"])
     lacking = {name: plane for name, plane in planes.items() if not name.startswith("fitted:")}
     alone = save_tensors(lacking, {"session": json.dumps({**config, "fitted": []})})
-    answer = create_app(SessionStore()).test_client().post("/v1/sessions", data=alone)
+    answer = create_app(Sessions()).test_client().post("/v1/sessions", data=alone)
     assert problem(answer, 422)["title"] == "CodecError" and "not in this process" in problem(answer)["detail"]
 
 
 @pytest.fixture(scope="module")
 def honest() -> FlaskClient:
     """A server on which a session with fitted codecs is open."""
-    client = create_app(SessionStore()).test_client()
+    client = create_app(Sessions()).test_client()
     assert client.post("/v1/sessions", data=opening()[0]).status_code == 201
     return client
 

@@ -37,13 +37,14 @@ from spliteasy.server import app as app_module
 from spliteasy.server.app import create_app
 from spliteasy.server.process import LocalServer, serve
 from spliteasy.server.session import Commit, Session
+from spliteasy.server.sessions import Sessions
 from spliteasy.server.store import SessionStore
 from spliteasy.weights import load_tensors, save_tensors
 
 
 @pytest.fixture
 def app() -> Flask:
-    return create_app(SessionStore())
+    return create_app(Sessions())
 
 
 # A session
@@ -74,7 +75,7 @@ def test_health(app: Flask) -> None:
 def test_threads_are_the_servers_own() -> None:
     before = torch.get_num_threads()
     try:
-        client = create_app(SessionStore(), threads=before + 1).test_client()
+        client = create_app(Sessions(threads=before + 1)).test_client()
         assert client.get("/v1/health").get_json()["threads"] == before + 1
         assert torch.get_num_threads() == before
     finally:
@@ -174,7 +175,7 @@ def test_a_session_that_fails_leaves_the_others_alone(app: Flask) -> None:
 
 
 def test_the_number_of_sessions_is_capped() -> None:
-    app = create_app(SessionStore(capacity=2))
+    app = create_app(Sessions(max_sessions=2))
     first, _ = Caller(app), Caller(app)
     refused = problem(first.client.post("/v1/sessions", data=first.device.opening), 409)
     assert refused["title"] == "SessionError" and "2 sessions" in refused["detail"]
@@ -185,7 +186,7 @@ def test_the_number_of_sessions_is_capped() -> None:
 
 
 def test_a_session_that_could_not_be_built_takes_no_place() -> None:
-    app = create_app(SessionStore(capacity=1))
+    app = create_app(Sessions(max_sessions=1))
     client = app.test_client()
     for _ in range(3):
         assert client.post("/v1/sessions", data=b"garbage").status_code == 400
@@ -214,7 +215,7 @@ def test_idle_sessions_expire() -> None:
 
 def test_a_wrong_token_does_not_keep_a_session_alive() -> None:
     now = [0.0]
-    app = create_app(SessionStore(idle_seconds=100, clock=lambda: now[0]))
+    app = create_app(Sessions(store=SessionStore(idle_seconds=100, clock=lambda: now[0])))
     caller = Caller(app)
     now[0] = 90
     assert caller.send("GET", "/weights", token="wrong").status_code == 401
@@ -252,7 +253,7 @@ def test_calls_out_of_order_are_refused_and_do_no_harm(app: Flask, order: str) -
     committed = 0 if "commit 0" in before else -1
     if committed < 0:
         assert caller.commit(-1).status_code == 200
-        assert same(caller.state(), Caller(create_app(SessionStore())).state())
+        assert same(caller.state(), Caller(create_app(Sessions())).state())
         caller.step(0)
     caller.step(1)
     assert caller.commit(1).status_code == 200 and same(caller.state(), reference(DOUBLE, 2))
@@ -428,7 +429,7 @@ def test_everything_is_computed_on_one_thread(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(Session, name, watched(name, getattr(Session, name)))
     for name in ("open_session", "save_tensors"):
         monkeypatch.setattr(app_module, name, watched(name, getattr(app_module, name)))
-    app = create_app(SessionStore())
+    app = create_app(Sessions())
 
     def run() -> None:
         caller = Caller(app)

@@ -28,13 +28,13 @@ from hypothesis import strategies as st
 import spliteasy as se
 from spliteasy.codecs import container
 from spliteasy.server.app import create_app
-from spliteasy.server.store import SessionStore
+from spliteasy.server.sessions import Sessions
 from spliteasy.weights import load_tensors, save_tensors
 
 
 @pytest.fixture
 def app() -> Flask:
-    return create_app(SessionStore())
+    return create_app(Sessions())
 
 
 # Bodies
@@ -150,7 +150,7 @@ def _second(scalars: list[Any], header: dict[str, Any], planes: dict[str, torch.
 
 
 def test_numbers_at_a_cut_that_lie_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    app = create_app(SessionStore(), allow=["harness:Reshaping"])
+    app = create_app(Sessions(allow=["harness:Reshaping"]))
     (opened,) = [on_app(monkeypatch, app)]
     split = se.split(se.load_model("harness:Reshaping"), at="pool", input_shape=(1, 8, 8))
     with se.Trainer(split, server="app") as trainer:
@@ -228,11 +228,11 @@ def test_damaged_bodies_never_break_the_server(data: st.DataObject) -> None:
 
 @functools.cache
 def fuzzed() -> Caller:
-    return Caller(create_app(SessionStore()))
+    return Caller(create_app(Sessions()))
 
 
 def test_a_body_over_the_limit_is_refused() -> None:
-    client = create_app(SessionStore(), max_body=1000).test_client()
+    client = create_app(Sessions(), max_body=1000).test_client()
     assert "1000 bytes" in problem(client.post("/v1/sessions", data=bytes(1001)), 400, 413)["detail"]
 
 
@@ -403,9 +403,9 @@ def test_a_digest_mismatch_says_what_to_install(app: Flask) -> None:
 def test_a_factory_needs_allow(monkeypatch: pytest.MonkeyPatch) -> None:
     split = se.split(se.load_model("harness:Reshaping"), at="pool", input_shape=(1, 8, 8))
     for allow in ([], ["harness:digits"], ["harness"]):
-        on_app(monkeypatch, create_app(SessionStore(), allow=allow))
+        on_app(monkeypatch, create_app(Sessions(allow=allow)))
         with pytest.raises(se.errors.ModelError, match="--allow harness:Reshaping"):
             se.Trainer(split, server="app")
-    on_app(monkeypatch, create_app(SessionStore(), allow=["harness:Reshaping"]))
+    on_app(monkeypatch, create_app(Sessions(allow=["harness:Reshaping"])))
     with se.Trainer(split, server="app") as trainer:
         trainer.step(*batch())

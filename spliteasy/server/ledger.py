@@ -64,6 +64,8 @@ class Ledger:
             except OrderError:
                 raise
             except SplitEasyError as error:
+                if number is None:  # without one, a body that was refused and the right one that follows look alike
+                    raise
                 return _Answered(number, digest, error.with_traceback(None))
 
         found = self.harmless(number, answer)
