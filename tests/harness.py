@@ -19,6 +19,7 @@ import spliteasy as se
 from spliteasy.codecs import container
 from spliteasy.codecs.state import unflatten
 from spliteasy.errors import SplitEasyError
+from spliteasy.heads import CALL, Call, digest
 from spliteasy.seeding import step_seed
 from spliteasy.server.app import create_app
 from spliteasy.server.session import Commit
@@ -98,6 +99,7 @@ class AppTransport:
 
     def __init__(self, url: str, config: Mapping[str, Any], weights: Mapping[str, torch.Tensor], **_: Any) -> None:
         self.calls: list[tuple[str, str, bytes]] = []
+        self.number = 0
         self.opening = save_tensors(weights, {"session": json.dumps(dict(config))})
         answer = json.loads(self._checked(self.client.post("/v1/sessions", data=self.opening)))
         self.path, self.token = f"/v1/sessions/{answer['session']}", answer["token"]
@@ -110,7 +112,8 @@ class AppTransport:
 
     def send(self, method: str, path: str, body: bytes = b"") -> Any:
         """The same, giving the response whatever it says, and not kept."""
-        headers = {"Authorization": f"Bearer {self.token}"}
+        self.number += 1
+        headers = {"Authorization": f"Bearer {self.token}", CALL: str(Call(self.number, digest([body])))}
         return self.client.open(f"{self.path}{path}", method=method, data=body, headers=headers)
 
     def _checked(self, response: Any) -> bytes:
@@ -143,6 +146,9 @@ class AppTransport:
     def codec_state(self) -> dict[str, dict[str, Any]]:
         body = self.call("GET", "/codecs")
         return unflatten(load_tensors(body), container.read(body)[1])
+
+    def keep(self, commit: Commit, also: int | None) -> dict[str, Any]:
+        raise NotImplementedError
 
     def close(self) -> None:
         self.call("DELETE", "")

@@ -374,7 +374,7 @@ def test_a_server_that_was_started_again_does_not_know_the_session() -> None:
             trainer.step(*batch(1))
         trainer._transport._headers = {"Authorization": "Bearer wrong"}  # type: ignore[union-attr]
         trainer._transport._path = f"/v1/sessions/{trainer._transport.session}"  # type: ignore[union-attr]
-        with unharmed(trainer), pytest.raises(se.errors.TokenError, match="token"):
+        with unharmed(trainer), pytest.raises(se.errors.SessionError, match="token"):
             trainer.step(*batch(1))
 
 

@@ -417,5 +417,5 @@ def test_the_route_gives_safetensors_to_whom_the_session_belongs(app: list[AppTr
         assert list(tensors) == ["input_gradients|0|0|error"]
         assert equal(unflatten(tensors, container.read(answer.data)[1]), transport.codec_state())
         token, transport.token = transport.token, "another"
-        assert problem(transport.send("GET", "/codecs"), 401)["title"] == "TokenError"
+        assert problem(transport.send("GET", "/codecs"), 404)["title"] == "SessionError"
         transport.token = token

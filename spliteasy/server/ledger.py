@@ -64,7 +64,8 @@ class Ledger:
             except OrderError:
                 raise
             except SplitEasyError as error:
-                if number is None:  # without one, a body that was refused and the right one that follows look alike
+                if number is None:  # without one, a step that is begun anew and a call made again look alike
+                    self.forget()
                     raise
                 return _Answered(number, digest, error.with_traceback(None))
 

@@ -41,7 +41,7 @@ class Sessions:
         store: SessionStore | None = None,
     ) -> None:
         self.computed, self._allow, self._checkpoints = ComputeThread(threads), list(allow), checkpoints
-        self.store = store or SessionStore(max_sessions, idle_seconds, find=self._find)
+        self.store = store if store is not None else SessionStore(max_sessions, idle_seconds, find=self._find)
 
     @property
     def saves_every(self) -> int | None:
