@@ -305,6 +305,7 @@ class Trainer:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the training to a file, from which `load` goes on with the same bits.
+
         The server keeps B's state as of now (``serve --state``), and the file the session's token; without a server B
         is in the file. Raises `StateError` where the disk or the server refuses: an older file is still good then.
         """
@@ -327,7 +328,7 @@ class Trainer:
         """Go on with a training that `save` wrote, on a network of the same kind that is split the same way.
 
         Settings are those of the file; ``server`` is a new address, ``loss`` is needed where it was a callable. Steps
-        are counted on, the log starts anew. Raises `StateError` for another file, network or state of the server.
+        are counted on, the log starts anew. Raises `StateError` for another file, network or server.
         """
         return load_training(cls.__new__(cls), path, split, server, loss, link, timeout, retry)
 
@@ -412,9 +413,7 @@ class Trainer:
     def _alone(self) -> Iterator[None]:
         """One step or evaluation at a time: two would mix up both."""
         if not self._busy.acquire(blocking=False):
-            raise TrainingError(
-                "Expected one step at a time, found another step of this trainer under way. Wait for it."
-            )
+            raise TrainingError("Expected one step at a time, found another step under way. Wait for it.")
         try:
             yield
         finally:

@@ -338,7 +338,7 @@ def test_a_server_killed_in_mid_step(at: tuple[str, ...], call: str) -> None:
                 os.kill(pid, signal.SIGKILL)
 
         proxy.before_up = kill
-        trainer = se.Trainer(digits_split(at), server=proxy.url, timeout=10)
+        trainer = se.Trainer(digits_split(at), server=proxy.url, timeout=10, retry=1)
         with pytest.raises(ConnectionLost, match=r"steps/2/.*last finished step") as caught, trainer:
             for x, y in batches(2):
                 trainer.step(x, y)
@@ -358,7 +358,7 @@ def test_a_server_killed_in_mid_step(at: tuple[str, ...], call: str) -> None:
 def test_a_server_that_is_gone_at_the_end_is_not_passed_over() -> None:
     """B's weights cannot come home, and nothing else went wrong: that is the error to see."""
     with LocalServer(threads=1) as own:
-        trainer = se.Trainer(digits_split(), server=own.url)
+        trainer = se.Trainer(digits_split(), server=own.url, retry=1)
         trainer.step(*batch())
     with pytest.raises(ConnectionLost, match="last pull"):
         trainer.close()
@@ -372,7 +372,7 @@ def test_a_server_that_was_started_again_does_not_know_the_session() -> None:
         trainer._transport._path = "/v1/sessions/forgotten"  # type: ignore[union-attr]
         with unharmed(trainer), pytest.raises(se.errors.SessionError, match="Open a new one"):
             trainer.step(*batch(1))
-        trainer._transport._headers = {"Authorization": "Bearer wrong"}  # type: ignore[union-attr]
+        trainer._transport._caller.headers = {"Authorization": "Bearer wrong"}  # type: ignore[union-attr]
         trainer._transport._path = f"/v1/sessions/{trainer._transport.session}"  # type: ignore[union-attr]
         with unharmed(trainer), pytest.raises(se.errors.SessionError, match="token"):
             trainer.step(*batch(1))
