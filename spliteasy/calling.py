@@ -100,7 +100,10 @@ class Caller:
         while True:
             try:
                 cross = None if crossing is None else crossing()
-                answer = self.connection.call(method, path, pieces, headers, cross)
+                try:
+                    answer = self.connection.call(method, path, pieces, headers, cross)
+                except ProtocolError as error:
+                    raise _Strange(error) from None
                 return self._checked(number, path, answer)
             except (ConnectionLost, BusyError, DamagedError, _Strange) as error:
                 if not isinstance(error, BusyError):

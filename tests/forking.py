@@ -7,6 +7,7 @@ that ended. A child kills itself with SIGKILL, which no handler sees, where it w
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["SERVER_POINTS", "Forker", "free_port", "servers_that_die"]
+__all__ = ["DEVICE_POINTS", "SERVER_POINTS", "Forker", "free_port", "servers_that_die"]
 
 SERVER_POINTS = (
     "before read",
@@ -31,8 +32,24 @@ SERVER_POINTS = (
 )
 
 
+DEVICE_POINTS: dict[str, tuple[str, bool, int]] = {
+    "before the activations leave": ("spliteasy.exchange:Exchange.forward", True, 2),
+    "while the answer is awaited": ("spliteasy.http1:Connection._answer", True, 5),
+    "with the first answer": ("spliteasy.exchange:Exchange.forward", False, 3),
+    "before the output gradients leave": ("spliteasy.exchange:Exchange.backward", True, 1),
+    "with the answer to the output gradients": ("spliteasy.exchange:Exchange.backward", False, 2),
+    "before the update": ("spliteasy.optimization:Updater.apply", True, 2),
+    "after the update": ("spliteasy.optimization:Updater.apply", False, 3),
+    "before a save": ("spliteasy.transport:HTTP.keep", True, 1),
+    "when the server has saved": ("spliteasy.transport:HTTP.keep", False, 1),
+    "before the file is in place": ("os:replace", True, 1),
+    "after the file is in place": ("os:replace", False, 1),
+}
+"""Where a device dies: a function, whether before it or behind it, and which of its calls counts."""
+
+
 class Forker:
-    """The process that forks."""
+    """The process that forks, one child at a time."""
 
     def __init__(self) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
@@ -51,11 +68,23 @@ class Forker:
             assert self._line().startswith("listening on ")
         return pid
 
+    def run(self, job: dict[str, Any]) -> int:
+        """Do a job and wait for its end: `wait`."""
+        self.start(job)
+        return self.wait()
+
+    @functools.cached_property
+    def other(self) -> Forker:
+        """Another one, for a device beside a server."""
+        return Forker()
+
     def wait(self) -> int:
         """How the job ended: its exit status, or the negative number of the signal."""
         return int(self._line().removeprefix("ended "))
 
     def close(self) -> None:
+        if "other" in self.__dict__:
+            self.other.close()
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 
@@ -54,7 +55,8 @@ class Listener:
 class Proxy(Listener):
     """Between device and server: keeps every byte, can hold back what the server answers, and can cut the line.
 
-    ``before_up`` and ``before_down`` are called with what is passed on before it is, `change_down` may replace it.
+    ``before_up`` and ``before_down`` are called with what is passed on before it is, `change_up` and `change_down` may
+    replace it; where ``trickling`` is set, the next piece goes on a few bytes at a time.
     """
 
     def __init__(self, url: str) -> None:
@@ -64,7 +66,9 @@ class Proxy(Listener):
         self.holding = threading.Event()
         self.before_up: Callable[[bytes], object] = lambda data: None
         self.before_down: Callable[[bytes], object] = lambda data: None
+        self.change_up: Callable[[bytes], bytes] = lambda data: data
         self.change_down: Callable[[bytes], bytes] = lambda data: data
+        self.trickling = threading.Event()
         super().__init__(self._relay)
 
     def _relay(self, device: socket.socket) -> None:
@@ -82,10 +86,21 @@ class Proxy(Listener):
                 kept += data
                 (self.before_up if up else self.before_down)(data)
                 if up or not self.holding.is_set():
-                    target.sendall(data if up else self.change_down(data))
+                    self._send(target, self.change_up(data) if up else self.change_down(data))
         for one in (source, target):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+
+    def _send(self, target: socket.socket, data: bytes) -> None:
+        """All at once, or a few bytes at a time, once."""
+        if not self.trickling.is_set():
+            target.sendall(data)
+            return
+        self.trickling.clear()
+        piece = max(1, len(data) // 50)
+        for start in range(0, len(data), piece):
+            target.sendall(data[start : start + piece])
+            time.sleep(0.01)
 
 
 def answering(response: bytes) -> Callable[[socket.socket], None]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from forking import SERVER_POINTS, Forker, servers_that_die
+from forking import DEVICE_POINTS, SERVER_POINTS, Forker, servers_that_die
 from harness import DOUBLE, SINGLE, batches, digits, digits_split, same, trained_unsplit
 
 import spliteasy as se
@@ -65,3 +66,30 @@ def test_a_server_killed_at_every_point(
     if chain == "raw":
         unsplit = trained_unsplit(digits(), steps, **ADAM)
         assert same(unsplit.state_dict(), {name: found[name] for name in unsplit.state_dict()})
+
+
+@pytest.mark.parametrize(
+    ("at", "every"),
+    [
+        pytest.param(DOUBLE, 5, id="double, every 5"),
+        pytest.param(SINGLE, 1, id="single, every 1"),
+        pytest.param(DOUBLE, 1, id="double, every 1", marks=pytest.mark.slow),
+        pytest.param(SINGLE, 5, id="single, every 5", marks=pytest.mark.slow),
+    ],
+)
+def test_a_device_killed_at_every_point(forker: Forker, tmp_path: Path, at: tuple[str, ...], every: int) -> None:
+    """It saves its training after every so many steps, dies in one step or save or the other, and goes on from the
+    file. The SHA-256 of parameters, buffers and optimizer state is that of a device that lived."""
+    names = [name for name in DEVICE_POINTS if len(at) == 2 or "output gradients" not in name]
+
+    def train(name: str, deaths: list[Any]) -> str:
+        place = tmp_path / name
+        place.mkdir()
+        with servers_that_die(forker, str(place / "states"), every, []) as url:
+            for death in [*deaths, None]:
+                job = {"kind": "device", "url": url, "at": at, "every": every, "steps": 12, "death": death,
+                       "file": str(place / "training"), "result": str(place / "result"), "chain": CHAIN}  # fmt: skip
+                assert forker.other.run(job) == (0 if death is None else -signal.SIGKILL), death
+        return (place / "result").read_text()
+
+    assert train("disturbed", [DEVICE_POINTS[name] for name in names]) == train("undisturbed", [])

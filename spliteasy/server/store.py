@@ -100,6 +100,7 @@ class SessionStore:
     def replace(self, served: Served) -> None:
         """Put another session in the place of that with its identifier."""
         with self._lock:
+            served.used = self._clock()
             self._served[served.identifier] = served
 
     def __iter__(self) -> Iterator[Served]:
