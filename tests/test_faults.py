@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from harness import DOUBLE, SINGLE, batches, digits, digits_split, same, trained_unsplit
@@ -94,8 +95,9 @@ PLACES = [
 @pytest.mark.parametrize("kind", FAULTS)
 @pytest.mark.parametrize(("at", "phase", "up"), PLACES)
 def test_a_fault_of_the_network_changes_no_bit(
-    own: LocalServer, kind: str, at: tuple[str, ...], phase: str, up: bool
+    own: LocalServer, kind: str, at: tuple[str, ...], phase: str, up: bool, record_property: Any
 ) -> None:
+    record_property("fault", f"network: {kind}")
     steps = batches(STEP + 3)
     with no_session_left(own.url), Proxy(own.url) as proxy:
         with se.Trainer(digits_split(at), proxy.url, optimizer=ADAM, timeout=1.0, retry=20) as trainer:

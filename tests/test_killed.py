@@ -46,9 +46,11 @@ CASES = [
 
 @pytest.mark.parametrize(("at", "every", "chain"), CASES)
 def test_a_server_killed_at_every_point(
-    forker: Forker, tmp_path: Path, at: tuple[str, ...], every: int, chain: str
+    forker: Forker, tmp_path: Path, at: tuple[str, ...], every: int, chain: str, record_property: Any
 ) -> None:
     when = deaths(at)
+    record_property("fault", f"server killed, its state written after every {'step' if every == 1 else '5 steps'}")
+    record_property("cases", len(when))
     steps = batches(len(when) + 3)
 
     def train(server: str | None) -> dict[str, Any]:
@@ -77,9 +79,13 @@ def test_a_server_killed_at_every_point(
         pytest.param(SINGLE, 5, id="single, every 5", marks=pytest.mark.slow),
     ],
 )
-def test_a_device_killed_at_every_point(forker: Forker, tmp_path: Path, at: tuple[str, ...], every: int) -> None:
+def test_a_device_killed_at_every_point(
+    forker: Forker, tmp_path: Path, at: tuple[str, ...], every: int, record_property: Any
+) -> None:
     """It saves its training after every so many steps, dies in one step or save or the other, and goes on from the
     file. The SHA-256 of parameters, buffers and optimizer state is that of a device that lived."""
+    record_property("fault", f"device killed, its training saved after every {'step' if every == 1 else '5 steps'}")
+    record_property("cases", len(DEVICE_POINTS) if len(at) == 2 else len(DEVICE_POINTS) - 2)
     names = [name for name in DEVICE_POINTS if len(at) == 2 or "output gradients" not in name]
 
     def train(name: str, deaths: list[Any]) -> str:

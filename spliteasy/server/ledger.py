@@ -55,10 +55,10 @@ class Ledger:
                     phase,
                 )
             return answered.again()
-        if phase == "forward":
-            self.forget()
 
         def answer() -> _Answered:
+            if phase == "forward":
+                self.forget()
             try:
                 return _Answered(number, digest, work())
             except OrderError:
