@@ -129,6 +129,12 @@ def _parser() -> argparse.ArgumentParser:
                        help="a factory of your own that devices may ask for; may be repeated")  # fmt: skip
     serve.add_argument("--max-sessions", type=int, default=16, help="sessions held at once (default: 16)")
     serve.add_argument("--idle-seconds", type=float, default=3600.0, help="an idle session expires (default: 3600)")
+    serve.add_argument("--max-message", type=int, default=None, metavar="BYTES",
+                       help="most that the tensors of one message may take uncompressed (default: 4 GiB)")  # fmt: skip
+    serve.add_argument("--max-in-flight", type=int, default=None, metavar="BYTES",
+                       help="most that all bodies may take at once; more must wait (default: 8 GiB)")  # fmt: skip
+    serve.add_argument("--max-header", type=int, default=None, metavar="BYTES",
+                       help="most that the head of a request may take (default: 32 KiB)")  # fmt: skip
     serve.add_argument("--state", default=None, metavar="DIR",
                        help="where to write sessions' states, and find them when started again")  # fmt: skip
     serve.add_argument("--checkpoint-every", type=int, default=10, metavar="STEPS",
@@ -289,6 +295,9 @@ def _serve(options: argparse.Namespace, given: Sequence[str]) -> None:
         allow=options.allow,
         max_sessions=options.max_sessions,
         idle_seconds=options.idle_seconds,
+        max_message=options.max_message,
+        max_in_flight=options.max_in_flight,
+        max_header=options.max_header,
         state=options.state,
         checkpoint_every=options.checkpoint_every,
         stop_with=sys.stdin.buffer if options.stop_with_stdin else None,

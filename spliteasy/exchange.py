@@ -12,7 +12,8 @@ from spliteasy.answers import check_answer
 from spliteasy.backward import Pass
 from spliteasy.boundary import Boundary
 from spliteasy.runlog import Stopwatch
-from spliteasy.server.session import Commit, specs
+from spliteasy.server.limits import specs
+from spliteasy.server.session import Commit
 from spliteasy.splitting import Route, Split
 from spliteasy.transport import Reply, Transport
 from spliteasy.wire import Bytes, Frame, Message, Streams

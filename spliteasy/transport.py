@@ -17,7 +17,7 @@ import torch
 from spliteasy.calling import Caller
 from spliteasy.codecs import container
 from spliteasy.codecs.state import unflatten
-from spliteasy.errors import OrderError, ProtocolError, ServerError
+from spliteasy.errors import DataError, OrderError, ProtocolError, ServerError
 from spliteasy.heads import SAVED, authorization, session_path, step_path
 from spliteasy.http1 import Answer
 from spliteasy.link import Link
@@ -31,6 +31,9 @@ __all__ = ["HTTP", "InProcess", "Reply", "Transport"]
 
 _RESTARTS = 20
 """How often a server may be started anew while one call waits for its answer."""
+
+_OPENED = ("session", "token", "saves_every", "limits", "memory")
+"""What the answer to opening a session says of it."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,10 @@ class HTTP:
         self._commit = Commit()
 
     def _enter(self, opened: Mapping[str, Any]) -> None:
-        self._opened = {name: opened[name] for name in ("session", "token", "saves_every") if name in opened}
+        self._opened = {name: opened[name] for name in _OPENED if name in opened}
+        limits = opened.get("limits")
+        largest = limits.get("largest_body") if isinstance(limits, dict) else None
+        self._largest_body = largest if type(largest) is int else None
         self.session: str = opened["session"]
         self._path = session_path(self.session)
         self._caller.headers = authorization(opened["token"])
@@ -189,6 +195,7 @@ class HTTP:
         return self._step(step, "backward", frame, 1)
 
     def evaluate(self, frame: Frame) -> Reply:
+        self._check_size(frame)
         self._evaluated += 1
         path, number, cross = f"{self._path}/evaluate", self._caller.number(), self._crossing(-1, self._evaluated)
         return self._reply(lambda: self._caller(number, "POST", path, frame.pieces, cross), -1, self._evaluated)
@@ -227,11 +234,20 @@ class HTTP:
             self._caller.connection.close()
 
     def _step(self, step: int, phase: str, frame: Frame, call: int) -> Reply:
+        self._check_size(frame)
         number = self._caller.number()
         if self._sent is not None:
             self._sent.add(step, phase, number, frame)
         path, cross = step_path(self._path, step, phase), self._crossing(step, call)
         return self._reply(lambda: self._caller(number, "PUT", path, frame.pieces, cross), step, call, number)
+
+    def _check_size(self, frame: Frame) -> None:
+        """A body that the server would refuse by its length is not sent. Raises `DataError`."""
+        if self._largest_body is not None and frame.nbytes > self._largest_body:
+            raise DataError(
+                f"Expected a message of at most {self._largest_body} bytes, which is what the server takes for these "
+                f"cuts and chains; found {frame.nbytes}. Use smaller batches, or start it with a larger --max-message."
+            )
 
     def _reply(self, send: Callable[[], Answer], step: int, call: int, number: int | None = None) -> Reply:
         """The frame that came back, and all bytes that went over the socket for it."""

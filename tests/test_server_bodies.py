@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 import spliteasy as se
 from spliteasy.codecs import container
 from spliteasy.server.app import create_app
+from spliteasy.server.limits import Limits
 from spliteasy.server.sessions import Sessions
 from spliteasy.weights import load_tensors, save_tensors
 
@@ -232,7 +233,7 @@ def fuzzed() -> Caller:
 
 
 def test_a_body_over_the_limit_is_refused() -> None:
-    client = create_app(Sessions(), max_body=1000).test_client()
+    client = create_app(Sessions(limits=Limits(opening=1000))).test_client()
     assert "1000 bytes" in problem(client.post("/v1/sessions", data=bytes(1001)), 400, 413)["detail"]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,13 +41,25 @@ _STATUS: dict[type[SplitEasyError], int] = {
 }
 
 
-def create_app(sessions: Sessions, *, max_body: int = 1 << 32) -> Flask:
+def create_app(sessions: Sessions) -> Flask:
     """The Flask application over ``sessions``."""
     app = Flask("spliteasy")
-    computed, store = sessions.computed, sessions.store
+    computed, store, in_flight = sessions.computed, sessions.store, sessions.in_flight
 
     def served(identifier: str) -> Served:
         return store.get(identifier, _token(request.environ))
+
+    @contextmanager
+    def received(limit: int = _PIECE) -> Iterator[memoryview]:
+        """The body of the request, of at most ``limit`` bytes, which are in flight within the block."""
+        length = _length(request.environ, limit)
+        with in_flight.hold(length):
+            yield _body(request.environ, length)
+
+    def received_for(current: Served, call: str) -> AbstractContextManager[memoryview]:
+        length = _length(request.environ, in_flight.limit)
+        current.session.limits.check(call, length)
+        return received(length)
 
     @app.get("/v1/health")
     def health() -> Response:
@@ -62,30 +75,33 @@ def create_app(sessions: Sessions, *, max_body: int = 1 << 32) -> Flask:
 
     @app.post("/v1/sessions")
     def open_one() -> Response:
-        body = _body(request.environ, max_body)
-        config = SessionConfig.from_json(container.read(body)[1].get("session", ""))
-        identifier, token = sessions.open(config, load_tensors(body))
+        with received(sessions.limits.opening) as body:
+            config = SessionConfig.from_json(container.read(body)[1].get("session", ""))
+            identifier, token = sessions.open(config, load_tensors(body))
         about = {"session": identifier, "token": token, "torch": torch.__version__, "saves_every": sessions.saves_every}
-        return _json(about, 201)
+        return _json({**about, **sessions.stated(store.get(identifier, token), config)}, 201)
 
     @app.post("/v1/sessions/<identifier>/evaluate")
     def evaluate(identifier: str) -> Response:
-        current, body = served(identifier), _body(request.environ, max_body)
-        call = _call(request.headers.get(CALL), body)
-        return _frame(computed(lambda: sessions.evaluate(current, call, body)))
+        current = served(identifier)
+        with received_for(current, "evaluate") as body:
+            call = _call(request.headers.get(CALL), body)
+            return _frame(computed(lambda: sessions.evaluate(current, call, body)))
 
     @app.post("/v1/sessions/<identifier>/commit")
     def commit(identifier: str) -> Response:
-        current, body = served(identifier), _body(request.environ, _PIECE)
-        call, value = _call(request.headers.get(CALL), body), _commit(body)
+        current = served(identifier)
+        with received() as body:
+            call, value = _call(request.headers.get(CALL), body), _commit(body)
         computed(lambda: sessions.commit(current, call, value))
         return _json({"committed": value.step})
 
     @app.post("/v1/sessions/<identifier>/states")
     def save(identifier: str) -> Response:
         """Commit, and keep the state on the disk, and that of step ``also`` until another is kept."""
-        current, body = served(identifier), _body(request.environ, _PIECE)
-        call, value, also = _call(request.headers.get(CALL), body), _commit(body), request.args.get("also")
+        current, also = served(identifier), request.args.get("also")
+        with received() as body:
+            call, value = _call(request.headers.get(CALL), body), _commit(body)
         computed(lambda: sessions.save(current, call, value, None if also is None else _step(also)))
         return _json({"saved": value.step})
 
@@ -137,26 +153,37 @@ def create_app(sessions: Sessions, *, max_body: int = 1 << 32) -> Flask:
 
     @app.put("/v1/sessions/<identifier>/steps/<int:step>/<any(forward,backward):phase>")
     def step(identifier: str, step: int, phase: str) -> Response:
-        current, body = served(identifier), _body(request.environ, max_body)
-        call = _call(request.headers.get(CALL), body)
-        response = _frame(computed(lambda: sessions.step(current, call, step, phase, body)))
+        current = served(identifier)
+        with received_for(current, phase) as body:
+            call = _call(request.headers.get(CALL), body)
+            response = _frame(computed(lambda: sessions.step(current, call, step, phase, body)))
         response.headers.update(_saved(current))
         return response
 
     class Direct:
         """The same without Flask, for connections that know a step's call when they see one."""
 
-        def __init__(self) -> None:
-            self.max_body = max_body
-
         def __call__(
-            self, identifier: str, token: str, step: int, phase: str, stated: str | None, body: memoryview
+            self,
+            identifier: str,
+            token: str,
+            step: int,
+            phase: str,
+            stated: str | None,
+            length: int,
+            read: Callable[[], memoryview],
         ) -> tuple[bytes, Sequence[bytes | memoryview]]:
             pieces: Sequence[bytes | memoryview]
             try:
-                current, call = store.get(identifier, token), _call(stated, body)
-                frame = computed(lambda: sessions.step(current, call, step, phase, body))
+                current = store.get(identifier, token)
+                current.session.limits.check(phase, length)
+                with in_flight.hold(length):
+                    body = read()
+                    call = _call(stated, body)
+                    frame = computed(lambda: sessions.step(current, call, step, phase, body))
                 status, kind, pieces, headers = "200 OK", FRAME_TYPE, frame.pieces, _saved(current)
+            except (ConnectionError, TimeoutError):  # the body did not come: nobody waits for an answer
+                raise
             except Exception as error:
                 response = refused(error) if isinstance(error, SplitEasyError) else failed(error)
                 status, kind, pieces = response.status, response.mimetype or "", [response.data]
@@ -210,16 +237,23 @@ def _token(environ: WSGIEnvironment) -> str:
     return str(token) if scheme == "Bearer" else ""
 
 
-def _body(environ: WSGIEnvironment, limit: int) -> memoryview:
-    """The request's body in one buffer of the right size, at an address that is a multiple of 64 bytes."""
+def _length(environ: WSGIEnvironment, limit: int) -> int:
+    """The stated length of the request's body. Raises `FrameError` if it is more than ``limit``, or none is stated."""
     stated = environ.get("CONTENT_LENGTH") or ""
-    if not stated.isdecimal() or int(stated) > limit:
-        raise FrameError(f"Expected a body of a stated length up to {limit} bytes, found {stated or 'none stated'}.")
-    buffer, stream, filled = empty_buffer(int(stated)), environ["wsgi.input"], 0
-    while filled < len(buffer):
-        piece = stream.read(min(_PIECE, len(buffer) - filled))
+    if not re.fullmatch("[0-9]{1,19}", stated) or int(stated) > limit:
+        raise FrameError(
+            f"Expected a body of a stated length up to {limit} bytes, found {stated[:40] or 'none stated'}."
+        )
+    return int(stated)
+
+
+def _body(environ: WSGIEnvironment, length: int) -> memoryview:
+    """The request's body in one buffer of the right size, at an address that is a multiple of 64 bytes."""
+    buffer, stream, filled = empty_buffer(length), environ["wsgi.input"], 0
+    while filled < length:
+        piece = stream.read(min(_PIECE, length - filled))
         if not piece:
-            raise FrameError(f"Expected a body of {stated} bytes, found {filled}: it was cut short.")
+            raise FrameError(f"Expected a body of {length} bytes, found {filled}: it was cut short.")
         buffer[filled : filled + len(piece)] = piece
         filled += len(piece)
     return buffer

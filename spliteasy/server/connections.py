@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import re
 import select
-from collections.abc import Sequence
-from typing import Protocol
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from cheroot.server import HTTPConnection, HTTPRequest
 from cheroot.wsgi import Server
 
+from spliteasy.heads import answer_head
 from spliteasy.wire import empty_buffer
 
 __all__ = ["StepCall", "StepConnection", "StepServer"]
@@ -18,6 +23,8 @@ __all__ = ["StepCall", "StepConnection", "StepServer"]
 _LINGER = 0.05
 _JOINED = 1 << 16
 _SLICE = 1 << 20
+_SILENCE, _PATIENCE = 2.0, 60.0
+_LINGERING = 1 << 20
 _STEP = re.compile(
     rb"PUT /v1/sessions/(?P<session>[A-Za-z0-9_\-]+)/steps/(?P<step>[0-9]{1,18})/(?P<phase>forward|backward) "
     rb"HTTP/1\.1\r\nHost: [!-~]+\r\nContent-Length: (?P<length>[0-9]{1,11})\r\n"
@@ -25,12 +32,73 @@ _STEP = re.compile(
 )
 
 
+class _Headers(dict[bytes, bytes]):
+    """The headers of a request; those that say where it ends or whose it is come once."""
+
+    _ONCE = frozenset({b"Content-Length", b"Transfer-Encoding", b"Host", b"Authorization", b"Call"})
+
+    def __setitem__(self, name: bytes, value: bytes) -> None:
+        if name in self and name in self._ONCE:
+            raise ValueError(f"Expected one {name.decode()} header, found two.")
+        super().__setitem__(name, value)
+
+
 class _Request(HTTPRequest):
-    """Sends the head of an answer with the first piece of its body: one packet for a small answer, not two."""
+    """Sends the head of an answer with the first piece of its body: one packet for a small answer, not two.
+
+    Where a request ends must be beyond doubt: it states one length and is not sent in chunks. What is refused before
+    it comes to the application is a problem (RFC 9457) too, and a body that was not read is thrown away in pieces after
+    the answer, so that the answer arrives.
+    """
 
     _head = b""
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.inheaders = _Headers()
+
+    def read_request_headers(self) -> bool:
+        if not super().read_request_headers():  # type: ignore[no-untyped-call]
+            return False
+        length = self.inheaders.get(b"Content-Length")
+        if b"Transfer-Encoding" in self.inheaders:
+            self.simple_response("411 Length Required", "Expected a stated length, found a Transfer-Encoding.")
+        elif length is not None and not re.fullmatch(rb"[0-9]{1,19}", length):
+            self.simple_response("400 Bad Request", f"Expected a Content-Length, found {length[:40]!r}.")
+        else:
+            return True
+        return False
+
+    def respond(self) -> None:
+        super().respond()
+        remaining = getattr(self.rfile, "remaining", 0)
+        if remaining > 0 and not _discarded(self.conn, remaining):
+            self.close_connection = True
+
+    def simple_response(self, status: str, msg: str = "") -> None:
+        """The answer to what is no request: a problem, after which the connection is closed."""
+        code = int(status[:3])
+        if code in (501, 505):  # the request is at fault
+            code, status = 400, "400 Bad Request"
+        detail = f"Expected a request of HTTP/1.1 as spliteasy sends them, found another: {msg or status[4:]}"
+        name = "ServerError" if code >= 500 else "ProtocolError"
+        problem = {"type": f"urn:spliteasy:error:{name}", "title": name, "status": code, "detail": detail}
+        body = json.dumps(problem).encode()
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            head = answer_head(status, "application/problem+json", len(body), {"Connection": "close"})
+            self.conn.socket.sendall(head + body)
+            self.conn.socket.shutdown(socket.SHUT_WR)
+            _discarded(self.conn, _LINGERING)
+
     def send_headers(self) -> None:
+        unread, self.rfile = self.rfile, None  # the parser would read the rest of a body at once, before the answer
+        try:
+            self._send_headers()
+        finally:
+            self.rfile = unread
+
+    def _send_headers(self) -> None:
         names = {name.lower(): value for name, value in self.outheaders}
         if self.method == b"HEAD" or not 0 < int(names.get(b"content-length", 0)) <= _JOINED:
             super().send_headers()
@@ -52,12 +120,19 @@ class _Request(HTTPRequest):
 class StepCall(Protocol):
     """What answers a call of a step: status line and headers, then the body in pieces."""
 
-    max_body: int
-
     def __call__(
-        self, session: str, token: str, step: int, phase: str, stated: str | None, body: memoryview
+        self,
+        session: str,
+        token: str,
+        step: int,
+        phase: str,
+        stated: str | None,
+        length: int,
+        read: Callable[[], memoryview],
     ) -> tuple[bytes, Sequence[bytes | memoryview]]:
-        """Run ``phase`` of ``step``, a call as its header ``stated`` it; errors are answers too."""
+        """Run ``phase`` of ``step``, a call as its header ``stated`` it; errors are answers too. ``read`` gives the
+        body of ``length`` bytes, and is not called where these are refused. It raises `ConnectionError` or
+        `TimeoutError` if they do not come."""
 
 
 class StepConnection(HTTPConnection):
@@ -86,20 +161,23 @@ class StepConnection(HTTPConnection):
         """Answer a step's call: whether to keep the connection; None if it is another request, of which nothing was
         read."""
         call: StepCall = self.server.step_call
+        read = False
+
+        def body() -> memoryview:
+            nonlocal read
+            read = True
+            return self._body(length)
+
         try:
-            head = _STEP.match(self.rfile.peek())
-            if head is None or int(head["length"]) > call.max_body:
+            seen = self.rfile.peek()
+            head = _STEP.match(seen)
+            if head is None or head.end() > (self.server.max_request_header_size or len(seen)):
                 return None
             self.rfile.read(head.end())
-            body, filled = empty_buffer(int(head["length"])), 0
-            while filled < len(body):
-                count = self.rfile.readinto(body[filled:])
-                if not count:
-                    return False
-                filled += count
+            length = int(head["length"])
             session, token, phase = (head[name].decode() for name in ("session", "token", "phase"))
             stated = head["call"].decode() if head["call"] is not None else None
-            top, pieces = call(session, token, int(head["step"]), phase, stated, body)
+            top, pieces = call(session, token, int(head["step"]), phase, stated, length, body)
             if sum(map(len, pieces)) <= _JOINED:
                 self.socket.sendall(b"".join([top, *pieces]))
             else:
@@ -108,7 +186,33 @@ class StepConnection(HTTPConnection):
                         self.socket.sendall(piece[start : start + _SLICE])
         except OSError:  # the client is gone, or fell silent in mid-body
             return False
-        return True
+        return read or _discarded(self, length)
+
+    def _body(self, length: int) -> memoryview:
+        buffer, filled = empty_buffer(length), 0
+        while filled < length:
+            count = self.rfile.readinto(buffer[filled:])
+            if not count:
+                raise ConnectionResetError(f"the connection was closed after {filled} of {length} bytes")
+            filled += count
+        return buffer
+
+
+def _discarded(connection: HTTPConnection, length: int) -> bool:
+    """Throw away what comes, up to ``length`` bytes; whether so many came. A sender that falls silent is not waited
+    for, nor one that does not come to an end."""
+    end, before = time.monotonic() + _PATIENCE, connection.socket.gettimeout()
+    try:
+        connection.socket.settimeout(_SILENCE)
+        while length > 0 and time.monotonic() < end:
+            piece = connection.rfile.read1(min(length, _JOINED))
+            if not piece:
+                return False
+            length -= len(piece)
+        connection.socket.settimeout(before)
+    except OSError:
+        return False
+    return length <= 0
 
 
 class StepServer(Server):

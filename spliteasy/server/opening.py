@@ -15,6 +15,7 @@ from spliteasy.codecs.shipping import receive_shipped
 from spliteasy.errors import CodecError, FrameError, SplitEasyError, SplitError
 from spliteasy.models import Recipe, build
 from spliteasy.optimization import check_optimizer, make_loss
+from spliteasy.server.limits import LARGEST_MESSAGE
 from spliteasy.server.session import Session
 from spliteasy.splitting import Split, split
 from spliteasy.weights import copy_weights, lay_out
@@ -88,13 +89,19 @@ class SessionConfig:
         return cls(**value)
 
 
-def open_session(config: SessionConfig, tensors: Mapping[str, torch.Tensor], allow: Collection[str] = ()) -> Session:
+def open_session(
+    config: SessionConfig,
+    tensors: Mapping[str, torch.Tensor],
+    allow: Collection[str] = (),
+    largest_message: int = LARGEST_MESSAGE,
+) -> Session:
     """Build the network, split it, give B its weights and start a session; A and C are forgotten.
 
     ``tensors`` are B's weights and the parameters of fitted codecs, which only the session's codecs hold on to. Raises
     `FrameError` if these have other digests than announced or no chain names them, `CodecError` if a chain names
-    others, what `models.build`, `split`, `Codecs` and the optimizer raise for names they do not know, and `SplitError`
-    when this machine's libraries trace the network differently from the device's.
+    others, what `models.build`, `split`, `Codecs` and the optimizer raise for names they do not know, `SplitError`
+    when this machine's libraries trace the network differently from the device's, and `DataError` if one sample's
+    tensors take more than ``largest_message`` bytes.
     """
     codecs, weights = _agreed(config, tensors)
     result = _split(config, allow)
@@ -109,7 +116,7 @@ def open_session(config: SessionConfig, tensors: Mapping[str, torch.Tensor], all
     for name, parameter in result.b.named_parameters():
         trained = parameter.is_floating_point() or parameter.is_complex()
         parameter.requires_grad_(name not in config.frozen and trained)
-    return Session(
+    session = Session(
         result.b,
         result.routes,
         codecs,
@@ -118,7 +125,10 @@ def open_session(config: SessionConfig, tensors: Mapping[str, torch.Tensor], all
         backward=config.backward,
         seed=config.seed,
         norms=config.norms,
+        largest_message=largest_message,
     )
+    session.limits.check("forward", 0)  # found now, and not with the first step
+    return session
 
 
 def _agreed(config: SessionConfig, tensors: Mapping[str, torch.Tensor]) -> tuple[Codecs, dict[str, torch.Tensor]]:

@@ -50,12 +50,18 @@ def serve(
     allow: Collection[str] = (),
     max_sessions: int = 16,
     idle_seconds: float = 3600.0,
+    max_message: int | None = None,
+    max_in_flight: int | None = None,
+    max_header: int | None = None,
     state: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 10,
     stop_with: IO[Any] | None = None,
 ) -> None:
     """Serve until interrupted or terminated; port 0 takes a free one. Prints ``listening on http://host:port`` when
     ready.
+
+    ``max_message``, ``max_in_flight`` and ``max_header`` are bytes, as in `server.limits.Limits`
+    (None: as there).
 
     ``state`` is a folder: every session's state is written there when it opens, after every ``checkpoint_every`` steps
     and when the server stops, and a server that is started with the same folder goes on with them.
@@ -65,15 +71,24 @@ def serve(
     from spliteasy.server.app import create_app
     from spliteasy.server.checkpoints import Checkpoints
     from spliteasy.server.connections import StepServer
+    from spliteasy.server.limits import Limits
     from spliteasy.server.sessions import Sessions
 
+    given = {"message": max_message, "in_flight": max_in_flight, "header": max_header}
+    limits = Limits(**{name: size for name, size in given.items() if size is not None})
     checkpoints = Checkpoints(Path(state), checkpoint_every) if state is not None else None
     sessions = Sessions(
-        max_sessions=max_sessions, idle_seconds=idle_seconds, threads=threads, allow=allow, checkpoints=checkpoints
+        max_sessions=max_sessions,
+        idle_seconds=idle_seconds,
+        threads=threads,
+        allow=allow,
+        checkpoints=checkpoints,
+        limits=limits,
     )
     app = create_app(sessions)
     # A thread waits for the compute thread or for a socket, so a few do; idle connections take none.
     server = StepServer((host, port), app, numthreads=8, timeout=60, server_name="spliteasy")
+    server.max_request_header_size = limits.header
     server.step_call = app.extensions["spliteasy"]
     try:
         server.prepare()
@@ -123,9 +138,9 @@ class LocalServer:
     """A server process on a free loopback port, for as long as the ``with`` block.
 
     It computes with the caller's number of threads. It stops with the block, also after an exception, and with this
-    process, whatever ends it. ``allow`` names factories (``"package.module:factory"``) that it may import; ``state``
-    and ``checkpoint_every`` are those of `serve`. Raises `ServerError` with the process's own words if it does not come
-    up within ``timeout`` seconds.
+    process, whatever ends it. ``allow`` names factories (``"package.module:factory"``) that it may import; ``state``,
+    ``checkpoint_every`` and the limits are those of `serve`. Raises `ServerError` with the process's own words if it
+    does not come up within ``timeout`` seconds.
     """
 
     def __init__(
@@ -135,6 +150,9 @@ class LocalServer:
         threads: int | None = None,
         max_sessions: int = 16,
         idle_seconds: float = 3600.0,
+        max_message: int | None = None,
+        max_in_flight: int | None = None,
+        max_header: int | None = None,
         state: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 10,
         port: int = 0,
@@ -143,6 +161,9 @@ class LocalServer:
         self.url = ""
         self._allow, self._threads, self._timeout = list(allow), threads, timeout
         self._limits = ["--max-sessions", str(max_sessions), "--idle-seconds", str(idle_seconds), "--port", str(port)]
+        sizes = {"--max-message": max_message, "--max-in-flight": max_in_flight, "--max-header": max_header}
+        for option, size in sizes.items():
+            self._limits += [] if size is None else [option, str(size)]
         if state is not None:
             self._limits += ["--state", os.fspath(state), "--checkpoint-every", str(checkpoint_every)]
         self._process: subprocess.Popen[bytes] | None = None

@@ -8,6 +8,7 @@ and with which learning rate and clip factor. A step that is repeated or given u
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,20 +19,15 @@ import torch
 
 from spliteasy.answers import stated
 from spliteasy.backward import Backward, Pass, backward_method
-from spliteasy.boundary import Boundary
-from spliteasy.codecs.base import TensorSpec
 from spliteasy.errors import DataError, FrameError, OrderError, SplitEasyError, TrainingError
 from spliteasy.optimization import Loss, Updater, check_learning_rate, correct_predictions, scalar_loss
 from spliteasy.seeding import StepRandom, check_generator_state, preserved
 from spliteasy.segment import Buffers, Segment, evaluating
+from spliteasy.server.limits import LARGEST_BATCH, LARGEST_MESSAGE, SessionLimits, specs
 from spliteasy.splitting import Route
 from spliteasy.wire import Codecs, Frame, Message, Streams
 
-__all__ = ["LARGEST_MESSAGE", "Commit", "Session", "specs"]
-
-LARGEST_MESSAGE = 1 << 32
-"""The most bytes that the tensors of one message may take uncompressed: a frame states its batch, and a compressed
-frame of a few bytes could otherwise ask for any amount of memory."""
+__all__ = ["Commit", "Session"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,8 @@ class StateKeeper(Protocol):
 class Session:
     """Segment B with its optimizer and codecs.
 
-    ``loss`` is given in a single split and None in a double split. Every method raises `OrderError` for a call out
+    ``loss`` is given in a single split and None in a double split; ``largest_message`` are the bytes that the tensors
+    of one message may take uncompressed. Every method raises `OrderError` for a call out
     of order, `FrameError` for a frame that was not agreed, `NonFiniteError` for NaN or infinity.
     """
 
@@ -89,12 +86,13 @@ class Session:
         backward: str,
         seed: int,
         norms: bool = False,
+        largest_message: int = LARGEST_MESSAGE,
     ) -> None:
         self.segment, self.routes, self.loss, self.seed = segment, routes, loss, seed
         self.streams = Streams(codecs, seed)
         self.updater = Updater(dict(segment.named_parameters()), optimizer)
         self._method: Backward = backward_method(backward)
-        self._norms = norms
+        self._norms, self._largest_message = norms, largest_message
         self._committed = -1
         self._open: Pass | None = None
         self._pending: int | None = None
@@ -199,6 +197,12 @@ class Session:
         self.streams.load_state(codecs)
         self._committed = step
 
+    @functools.cached_property
+    def limits(self) -> SessionLimits:
+        """The largest batch and bodies. Raises `DataError` if a single sample is too large."""
+        single = self.loss is not None
+        return SessionLimits.agreed(self.segment, self.routes, self.streams.codecs, single, self._largest_message)
+
     @property
     def committed(self) -> int:
         """The last step whose update was made; −1: none."""
@@ -254,13 +258,12 @@ class Session:
         boundary = self.segment.entry[training] if name == "activations" else self.segment.exit[training]
         slots = route.up if name == "activations" else route.back
         plain = {"activations": ("labels", "generator"), "output_gradients": ()}[name]
-        assert boundary is not None
         expected = specs(boundary, slots, self._batch)
         size = sum(spec.nbytes for spec in expected)
-        if size > LARGEST_MESSAGE:
+        if size > self._largest_message:
             raise DataError(
-                f"Expected {name} of at most {LARGEST_MESSAGE} bytes, found a batch of {self._batch}, which takes "
-                f"{size}. Use smaller batches."
+                f"Expected {name} of at most {self._largest_message} bytes, found a batch of {self._batch}, which "
+                f"takes {size}. Use batches of at most {self.limits.batch} samples, or serve a larger --max-message."
             )
         message = self.streams.decode(frame, name, step, expected, training, plain)
         if name == "activations" and self.loss is not None:
@@ -273,11 +276,6 @@ class Session:
             self._buffers.restore()
         self.updater.drop()
         self._open, self._pending, self._step, self._buffers = None, None, None, None
-
-
-def specs(boundary: Boundary, slots: Sequence[int], batch: int) -> list[TensorSpec]:
-    """What each slot's tensor must look like for a batch."""
-    return [TensorSpec.of(boundary.slots[slot].shape(batch), boundary.slots[slot].dtype) for slot in slots]
 
 
 @contextmanager
@@ -303,7 +301,7 @@ def _check_labels(labels: torch.Tensor | None, batch: int) -> None:
 
 def _batch_of(header: dict[str, Any]) -> int:
     batch = header.get("batch")
-    if type(batch) is not int or not 1 <= batch <= 1 << 24:
+    if type(batch) is not int or not 1 <= batch <= LARGEST_BATCH:
         raise DataError(f"Expected a batch of 1 or more samples, found {batch!r}.")
     return batch
 

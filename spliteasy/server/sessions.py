@@ -6,7 +6,7 @@ Nothing here knows of HTTP. Methods that say so run on the compute thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,6 +15,7 @@ from spliteasy.errors import OrderError, SplitEasyError, StateError
 from spliteasy.heads import Call
 from spliteasy.server.checkpoints import Checkpoints, Keeper
 from spliteasy.server.compute import ComputeThread
+from spliteasy.server.limits import InFlight, Limits, held_bytes
 from spliteasy.server.opening import SessionConfig, open_session
 from spliteasy.server.session import Commit, Session
 from spliteasy.server.store import Served, SessionStore
@@ -28,7 +29,8 @@ T = TypeVar("T")
 
 class Sessions:
     """At most ``max_sessions`` in memory, idle ones put away after ``idle_seconds``; ``threads`` are those that torch
-    computes with, ``allow`` the factories it may import, ``checkpoints`` where states are kept (None: nowhere)."""
+    computes with, ``allow`` the factories it may import, ``checkpoints`` where states are kept (None: nowhere),
+    ``limits`` the most bytes that are taken."""
 
     def __init__(
         self,
@@ -38,8 +40,11 @@ class Sessions:
         threads: int | None = None,
         allow: Collection[str] = (),
         checkpoints: Checkpoints | None = None,
+        limits: Limits | None = None,
         store: SessionStore | None = None,
     ) -> None:
+        self.limits = limits or Limits()
+        self.in_flight = InFlight(self.limits.in_flight)
         self.computed, self._allow, self._checkpoints = ComputeThread(threads), list(allow), checkpoints
         self.store = store if store is not None else SessionStore(max_sessions, idle_seconds, find=self._find)
 
@@ -57,7 +62,12 @@ class Sessions:
                 served.keeper = served.session.keeper = keeper
                 self.computed(lambda: keeper.write(served.session))
 
-        return self.store.open(lambda: self.computed(lambda: open_session(config, tensors, self._allow)), keep)
+        return self.store.open(lambda: self.computed(lambda: self._build(config, tensors)), keep)
+
+    def stated(self, served: Served, config: SessionConfig) -> dict[str, Any]:
+        """What a session takes: its limits, and the bytes of memory that it keeps."""
+        session = served.session
+        return {"limits": session.limits.to_dict(), "memory": held_bytes(session.segment, config.optimizer)}
 
     def step(self, served: Served, call: Call | str, step: int, phase: str, body: memoryview) -> Frame:
         """Run ``phase`` of ``step``, or answer as before. ``call`` is its number with the body's digest, or the digest.
@@ -141,11 +151,7 @@ class Sessions:
     def _read(self, identifier: str, step: int | None) -> Served | None:
         if self._checkpoints is None:
             return None
-
-        def build(config: SessionConfig, tensors: Mapping[str, torch.Tensor]) -> Session:
-            return open_session(config, tensors, self._allow)
-
-        found = self._checkpoints.read(identifier, step, build)
+        found = self._checkpoints.read(identifier, step, self._build)
         if found is None:
             return None
         session, config, seal = found
@@ -153,3 +159,6 @@ class Sessions:
         served = Served(session, identifier, seal)
         served.keeper = session.keeper = Keeper(self._checkpoints, identifier, config, seal, saved, pinned)
         return served
+
+    def _build(self, config: SessionConfig, tensors: Mapping[str, torch.Tensor]) -> Session:
+        return open_session(config, tensors, self._allow, self.limits.message)
