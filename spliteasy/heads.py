@@ -88,7 +88,7 @@ class Call:
     @classmethod
     def parse(cls, text: str) -> Call:
         """Read from a header. Raises `FrameError` if it is none."""
-        found = re.fullmatch(r"([0-9]{1,18}) ([A-Za-z0-9_\-]{22})", text)
+        found = re.fullmatch(r"([1-9][0-9]{0,17}) ([A-Za-z0-9_\-]{22})", text)
         if found is None:
             raise FrameError(f"Expected a call as its number and the digest of its body, found {text!r:.80}.")
         return cls(int(found[1]), found[2])

@@ -134,6 +134,8 @@ def create_app(sessions: Sessions) -> Flask:
     @app.errorhandler(SplitEasyError)
     def refused(error: SplitEasyError) -> Response:
         status = next((code for cls, code in _STATUS.items() if isinstance(error, cls)), 422)
+        if isinstance(error, errors.StateError) and not isinstance(error.__cause__, OSError):
+            status = 404  # not the disk, but the request: there is no such state, or none is kept
         more: dict[str, Any] = {}
         if isinstance(error, errors.OrderError) and error.step is not None:
             more["expected"] = {"step": error.step, "phase": error.phase}

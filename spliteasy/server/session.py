@@ -257,7 +257,8 @@ class Session:
         route = self.routes[training]
         boundary = self.segment.entry[training] if name == "activations" else self.segment.exit[training]
         slots = route.up if name == "activations" else route.back
-        plain = {"activations": ("labels", "generator"), "output_gradients": ()}[name]
+        labels = ("labels",) if self.loss is not None else ()
+        plain = {"activations": (*labels, "generator"), "output_gradients": ()}[name]
         expected = specs(boundary, slots, self._batch)
         size = sum(spec.nbytes for spec in expected)
         if size > self._largest_message:
