@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="run a server that holds segment B for devices")
     serve.add_argument("--host", default="127.0.0.1",
-                       help="address to listen on, unencrypted (default: 127.0.0.1, this machine only)")  # fmt: skip
+                       help="address to listen on (default: 127.0.0.1, this machine only)")  # fmt: skip
     serve.add_argument("--port", type=int, default=8765, help="port to listen on, 0 for a free one (default: 8765)")
     serve.add_argument("--threads", type=int, default=None, help="threads that compute (default: as torch chooses)")
     serve.add_argument("--allow", action="append", default=[], metavar="PACKAGE.MODULE:FACTORY",
@@ -139,6 +139,11 @@ def _parser() -> argparse.ArgumentParser:
                        help="where to write sessions' states, and find them when started again")  # fmt: skip
     serve.add_argument("--checkpoint-every", type=int, default=10, metavar="STEPS",
                        help="write a session's state after so many steps (default: 10)")  # fmt: skip
+    serve.add_argument("--certificate", default=None, metavar="FILE",
+                       help="speak TLS with this certificate (PEM, with those up to its authority's)")  # fmt: skip
+    serve.add_argument("--key", default=None, metavar="FILE", help="the certificate's private key (PEM)")
+    serve.add_argument("--log", nargs="?", const="-", default=None, metavar="FILE",
+                       help="log events, a JSON object a line, to FILE or standard error (default: none)")  # fmt: skip
     serve.add_argument("--stop-with-stdin", action="store_true", help="stop when standard input ends")
     serve.set_defaults(run=_serve)
 
@@ -288,7 +293,7 @@ def _serve(options: argparse.Namespace, given: Sequence[str]) -> None:
     from spliteasy.server.process import reexecute_with_settings, serve
 
     reexecute_with_settings(given)
-    serve(
+    kept = serve(
         options.host,
         options.port,
         threads=options.threads,
@@ -300,10 +305,13 @@ def _serve(options: argparse.Namespace, given: Sequence[str]) -> None:
         max_header=options.max_header,
         state=options.state,
         checkpoint_every=options.checkpoint_every,
+        certificate=options.certificate,
+        key=options.key,
+        log=options.log,
         stop_with=sys.stdin.buffer if options.stop_with_stdin else None,
     )
     sys.stdout.flush()
-    os._exit(0)  # a thread that waits for a slow client would keep the process alive
+    os._exit(0 if kept else 1)  # a thread that waits for a slow client would keep the process alive
 
 
 def _train(options: argparse.Namespace, given: Sequence[str]) -> None:

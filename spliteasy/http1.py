@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ _JOINED = 1 << 16
 _MAX_HEAD = 1 << 16
 _MAX_BODY = 1 << 34
 _AT_ONCE = Crossing(None)
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+"""What OpenSSL calls an answer to its greeting that is none of TLS."""
 
 
 @dataclass(frozen=True)
@@ -39,26 +42,32 @@ class Answer:
 
 
 class Connection:
-    """A connection to ``http://host:port``, opened with the first call and opened again if the server closed it idle.
+    """A connection to ``http://host:port`` or ``https://host:port``, opened with the first call and opened again if the
+    server closed it idle.
 
-    ``sent`` and ``received`` count every byte of every connection, also of calls that failed.
+    ``sent`` and ``received`` count every byte of every connection, also of calls that failed. They are HTTP's: what TLS
+    adds to them (its handshake, some 22 bytes for each record of at most 16 KiB) is not counted.
 
-    Raises `ServerError` for another kind of address, `ConnectionLost` when nobody answers, `ProtocolError` when the
-    answer is not HTTP/1.1 with a stated length.
+    Over TLS the server's certificate is checked as Python's ``ssl`` does by default: against the authorities that the
+    system trusts, or those in the file that the environment's ``SSL_CERT_FILE`` names.
+
+    Raises `ServerError` for another kind of address and for a certificate that is not trusted, `ConnectionLost` when
+    nobody answers, `ProtocolError` when the answer is not HTTP/1.1 with a stated length, or not TLS where it should be.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
         try:
             parts = urlsplit(url)
-            host, port = parts.hostname, parts.port or 80
+            host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
             parts.netloc.encode("ascii")
             (host or "").encode("idna")
         except ValueError:  # UnicodeError is one
             host = None
-        if not host or parts.scheme != "http" or not url.isprintable() or " " in url:
+        if not host or parts.scheme not in ("http", "https") or not url.isprintable() or " " in url:
             raise ServerError(f"Expected a server's address such as http://127.0.0.1:8765, found {url!r:.300}.")
         self.url, self._address, self._timeout = url, (host, port), timeout
         self._prefix, self._host = parts.path.rstrip("/"), parts.netloc
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._socket: socket.socket | None = None
         self._used = 0.0
         self.sent = self.received = 0
@@ -107,18 +116,42 @@ class Connection:
         if self._socket is not None and idle > _IDLE and self._is_closed_by_server(self._socket):
             self.close()
         if self._socket is None:
-            self._socket = socket.create_connection(self._address, self._timeout)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connected = socket.create_connection(self._address, self._timeout)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socket = connected if self._tls is None else self._encrypted(self._tls, connected)
         self._used = time.monotonic()
         return self._socket
+
+    def _encrypted(self, tls: ssl.SSLContext, connected: socket.socket) -> ssl.SSLSocket:
+        """The same socket, speaking TLS with the server that the address names."""
+        try:
+            return tls.wrap_socket(connected, server_hostname=self._address[0])
+        except ssl.SSLCertVerificationError as error:
+            connected.close()
+            raise ServerError(
+                f"Expected a certificate for {self._address[0]} that this machine trusts at {self.url}, found another: "
+                f"{error.verify_message or error}. Check the address; if the certificate is of your own making, name "
+                "the file of its authority in the environment: SSL_CERT_FILE=FILE."
+            ) from None
+        except ssl.SSLError as error:
+            connected.close()
+            if error.reason in _NOT_TLS:
+                raise ProtocolError(
+                    f"Expected a server that speaks TLS at {self.url}, found one that does not. Is its address "
+                    "http://, or was it started without --certificate and --key?"
+                ) from None
+            raise
+        except BaseException:
+            connected.close()
+            raise
 
     def _is_closed_by_server(self, idle: socket.socket) -> bool:
         """A server may close a connection that was idle for long; an idle socket with something to read is that."""
         idle.setblocking(False)
         try:
-            idle.recv(1, socket.MSG_PEEK)
+            idle.recv(1)
             return True
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantReadError):  # TLS may have something to say without there being any data
             return False
         except OSError:
             return True

@@ -62,7 +62,7 @@ def test_imports_run_one_way(path: Path) -> None:
     [
         ("flask", {"server/app.py"}),
         ("werkzeug", {"server/app.py"}),
-        ("cheroot", {"server/process.py", "server/connections.py"}),
+        ("cheroot", {"server/process.py", "server/connections.py", "server/encryption.py"}),
         ("ipywidgets", {"explorer/view.py", "explorer/view_controls.py"}),
         ("timm", {"models.py", "catalogue.py"}),
         ("matplotlib.pyplot", set()),

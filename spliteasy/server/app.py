@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from flask import Flask, Response, request
@@ -18,6 +18,7 @@ from spliteasy import errors
 from spliteasy.codecs import container
 from spliteasy.errors import DamagedError, FrameError, SplitEasyError
 from spliteasy.heads import CALL, FRAME_TYPE, SAVED, Call, answer_head, digest
+from spliteasy.server.metrics import CONTENT_TYPE
 from spliteasy.server.opening import SessionConfig
 from spliteasy.server.session import Commit
 from spliteasy.server.sessions import Sessions
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 __all__ = ["create_app"]
+
+T = TypeVar("T")
 
 _PIECE = 1 << 20
 _STATUS: dict[type[SplitEasyError], int] = {
@@ -44,7 +47,12 @@ _STATUS: dict[type[SplitEasyError], int] = {
 def create_app(sessions: Sessions) -> Flask:
     """The Flask application over ``sessions``."""
     app = Flask("spliteasy")
-    computed, store, in_flight = sessions.computed, sessions.store, sessions.in_flight
+    store, observer, in_hand, in_flight = sessions.store, sessions.observer, sessions.in_hand, sessions.in_flight
+
+    def computed(work: Callable[[], T]) -> T:
+        """What ``work`` returns, on the compute thread; refused when the server is stopping."""
+        with in_hand.new():
+            return sessions.computed(work)
 
     def served(identifier: str) -> Served:
         return store.get(identifier, _token(request.environ))
@@ -68,14 +76,19 @@ def create_app(sessions: Sessions) -> Flask:
                 "name": "spliteasy",
                 "version": spliteasy.__version__,
                 "torch": torch.__version__,
-                "threads": computed(torch.get_num_threads),
+                "threads": sessions.computed(torch.get_num_threads),
                 "sessions": len(store),
+                "stopping": in_hand.stopping,
             }
         )
 
+    @app.get("/v1/metrics")
+    def metrics() -> Response:
+        return Response(sessions.metrics(), content_type=CONTENT_TYPE)
+
     @app.post("/v1/sessions")
     def open_one() -> Response:
-        with received(sessions.limits.opening) as body:
+        with received(sessions.limits.opening) as body, in_hand.new():
             config = SessionConfig.from_json(container.read(body)[1].get("session", ""))
             identifier, token = sessions.open(config, load_tensors(body))
         about = {"session": identifier, "token": token, "torch": torch.__version__, "saves_every": sessions.saves_every}
@@ -120,7 +133,8 @@ def create_app(sessions: Sessions) -> Flask:
 
     @app.delete("/v1/sessions/<identifier>")
     def close(identifier: str) -> Response:
-        sessions.close(identifier, _token(request.environ))
+        with in_hand.new():
+            sessions.close(identifier, _token(request.environ))
         return _json({"closed": identifier})
 
     @app.after_request
@@ -133,6 +147,10 @@ def create_app(sessions: Sessions) -> Flask:
 
     @app.errorhandler(SplitEasyError)
     def refused(error: SplitEasyError) -> Response:
+        return refusal(error, request.view_args or {})
+
+    def refusal(error: SplitEasyError, called: Mapping[str, Any]) -> Response:
+        """The answer to a call that cannot be served; ``called`` says of what session, step and phase."""
         status = next((code for cls, code in _STATUS.items() if isinstance(error, cls)), 422)
         if isinstance(error, errors.StateError) and not isinstance(error.__cause__, OSError):
             status = 404  # not the disk, but the request: there is no such state, or none is kept
@@ -142,15 +160,18 @@ def create_app(sessions: Sessions) -> Flask:
         response = _problem(type(error).__name__, status, str(error), more)
         if isinstance(error, errors.BusyError):
             response.headers["Retry-After"] = str(math.ceil(error.seconds))
+        observer.refused(type(error).__name__, status, *map(called.get, ("identifier", "step", "phase")))
         return response
 
     @app.errorhandler(HTTPException)
     def unknown(error: HTTPException) -> Response:
+        observer.refused("ProtocolError", error.code or 500)
         return _problem("ProtocolError", error.code or 500, f"{request.method} {request.path}: {error.description}")
 
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:
         app.logger.exception("a call failed")
+        observer.refused("ServerError", 500)
         return _problem("ServerError", 500, f"The server failed: {type(error).__name__}: {error}")
 
     @app.put("/v1/sessions/<identifier>/steps/<int:step>/<any(forward,backward):phase>")
@@ -164,6 +185,9 @@ def create_app(sessions: Sessions) -> Flask:
 
     class Direct:
         """The same without Flask, for connections that know a step's call when they see one."""
+
+        def answering(self) -> AbstractContextManager[None]:
+            return in_hand.answering()
 
         def __call__(
             self,
@@ -187,7 +211,8 @@ def create_app(sessions: Sessions) -> Flask:
             except (ConnectionError, TimeoutError):  # the body did not come: nobody waits for an answer
                 raise
             except Exception as error:
-                response = refused(error) if isinstance(error, SplitEasyError) else failed(error)
+                called = {"identifier": identifier, "step": step, "phase": phase}
+                response = refusal(error, called) if isinstance(error, SplitEasyError) else failed(error)
                 status, kind, pieces = response.status, response.mimetype or "", [response.data]
                 headers = {"Retry-After": response.headers["Retry-After"]} if "Retry-After" in response.headers else {}
             if stated is not None:

@@ -13,6 +13,7 @@ import json
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from spliteasy.codecs.shipping import shipped_planes
 from spliteasy.codecs.state import flatten, unflatten
 from spliteasy.errors import FrameError, StateError
 from spliteasy.replacing import replacing
+from spliteasy.server.observing import Observer
 from spliteasy.server.opening import SessionConfig
 from spliteasy.server.session import Session
 from spliteasy.weights import flatten_state, load_tensors, save_tensors, unflatten_state
@@ -58,10 +60,13 @@ class State:
 
 
 class Checkpoints:
-    """The states of all sessions under ``folder``. Raises `StateError` where nothing can be written."""
+    """The states of all sessions under ``folder``. Raises `StateError` where nothing can be written.
+
+    ``observer`` is told of every state: who wants to know sets it."""
 
     def __init__(self, folder: Path, every: int = 10) -> None:
         self.folder, self.every = folder, every
+        self.observer: Observer | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / ".writable"
@@ -69,21 +74,26 @@ class Checkpoints:
             probe.unlink()
         except OSError as error:
             raise StateError(
-                f"Expected a folder for states that can be written to, found {folder}: {error}."
+                f"Expected a folder for states that can be written to, found {folder}: {error}. Name another, or mend "
+                "this one."
             ) from error
 
     def write(self, identifier: str, step: int, data: bytes) -> None:
         """Put a state in place in one piece. Raises `StateError` if the disk refuses; older ones are still there."""
-        path = self._path(identifier, step)
+        path, started, refused = self._path(identifier, step), time.perf_counter(), None
         try:
             path.parent.mkdir(exist_ok=True)
             with replacing(path) as file:
                 file.write(data)
         except OSError as error:
+            refused = type(error).__name__
             raise StateError(
                 f"Expected room for the state of a session after step {step}, found {path.parent}: {error}. No "
                 "finished step is lost: free space or mend the folder, and go on."
             ) from error
+        finally:
+            if self.observer is not None:
+                self.observer.saved(identifier, step, len(data), time.perf_counter() - started, refused)
 
     def steps(self, identifier: str) -> list[int]:
         """The steps after which there are states, in order."""

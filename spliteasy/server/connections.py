@@ -8,8 +8,10 @@ import json
 import re
 import select
 import socket
+import ssl
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from cheroot.server import HTTPConnection, HTTPRequest
@@ -120,6 +122,9 @@ class _Request(HTTPRequest):
 class StepCall(Protocol):
     """What answers a call of a step: status line and headers, then the body in pieces."""
 
+    def answering(self) -> AbstractContextManager[None]:
+        """A block within which the call is answered: a server that is to stop waits for its end."""
+
     def __call__(
         self,
         session: str,
@@ -149,13 +154,19 @@ class StepConnection(HTTPConnection):
     def communicate(self) -> bool:
         """Answer the requests that follow closely; whether to keep the connection. One that says nothing takes no
         thread for longer."""
-        while select.select([self.socket], [], [], _LINGER)[0]:
+        while self.server.ready and self._asked():
             kept = self._step()
             if kept is None:
                 kept = super().communicate()  # type: ignore[no-untyped-call]
             if not kept:
                 return False
         return True
+
+    def _asked(self) -> bool:
+        """Whether there is something to read. What a library has read ahead, of the socket or of a TLS record, lies in
+        memory, where the system's `select` does not see it."""
+        read_ahead = self.rfile.has_data() or (isinstance(self.socket, ssl.SSLSocket) and self.socket.pending())
+        return bool(read_ahead or select.select([self.socket], [], [], _LINGER)[0])
 
     def _step(self) -> bool | None:
         """Answer a step's call: whether to keep the connection; None if it is another request, of which nothing was
@@ -177,16 +188,19 @@ class StepConnection(HTTPConnection):
             length = int(head["length"])
             session, token, phase = (head[name].decode() for name in ("session", "token", "phase"))
             stated = head["call"].decode() if head["call"] is not None else None
-            top, pieces = call(session, token, int(head["step"]), phase, stated, length, body)
-            if sum(map(len, pieces)) <= _JOINED:
-                self.socket.sendall(b"".join([top, *pieces]))
-            else:
-                for piece in [top, *pieces]:
-                    for start in range(0, len(piece), _SLICE):  # a timeout is for one sendall, and a link may be slow
-                        self.socket.sendall(piece[start : start + _SLICE])
+            with call.answering():
+                self._send(*call(session, token, int(head["step"]), phase, stated, length, body))
         except OSError:  # the client is gone, or fell silent in mid-body
             return False
         return read or _discarded(self, length)
+
+    def _send(self, top: bytes, pieces: Sequence[bytes | memoryview]) -> None:
+        if sum(map(len, pieces)) <= _JOINED:
+            self.socket.sendall(b"".join([top, *pieces]))
+            return
+        for piece in [top, *pieces]:
+            for start in range(0, len(piece), _SLICE):  # a timeout is for one sendall, and a link may be slow
+                self.socket.sendall(piece[start : start + _SLICE])
 
     def _body(self, length: int) -> memoryview:
         buffer, filled = empty_buffer(length), 0

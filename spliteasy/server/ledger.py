@@ -38,6 +38,8 @@ class Ledger:
     """
 
     def __init__(self) -> None:
+        self.again = 0
+        """How many calls came again and were answered as before."""
         self._newest = 0
         self._step = -1
         self._answered: dict[str, _Answered] = {}
@@ -54,6 +56,7 @@ class Ledger:
                     step,
                     phase,
                 )
+            self.again += 1
             return answered.again()
 
         def answer() -> _Answered:

@@ -11,12 +11,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
-from spliteasy.errors import ServerError
+from spliteasy.errors import ServerError, SplitEasyError
 
 __all__ = ["SETTINGS", "LocalServer", "reexecute_with_settings", "serve", "server_environment"]
 
@@ -55,10 +55,13 @@ def serve(
     max_header: int | None = None,
     state: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 10,
+    certificate: str | os.PathLike[str] | None = None,
+    key: str | os.PathLike[str] | None = None,
+    log: str | os.PathLike[str] | None = None,
     stop_with: IO[Any] | None = None,
-) -> None:
+) -> bool:
     """Serve until interrupted or terminated; port 0 takes a free one. Prints ``listening on http://host:port`` when
-    ready.
+    ready. Returns whether every state that was to be kept is kept.
 
     ``max_message``, ``max_in_flight`` and ``max_header`` are bytes, as in `server.limits.Limits`
     (None: as there).
@@ -66,16 +69,31 @@ def serve(
     ``state`` is a folder: every session's state is written there when it opens, after every ``checkpoint_every`` steps
     and when the server stops, and a server that is started with the same folder goes on with them.
 
-    ``stop_with`` is a stream whose end stops the server: a parent's pipe, so that it never outlives its parent.
+    ``certificate`` and ``key`` are files in PEM format, the certificate with those that lead up to its authority's: the
+    server then speaks TLS, and its address begins with ``https://``.
+
+    ``log`` is a file that events are added to, a JSON object a line (`spliteasy.server.events`); ``-`` is standard
+    error.
+
+    A server that is to stop refuses new calls (503), finishes those in hand, writes every session's state, and ends; if
+    it is told so a second time it ends at once. ``stop_with`` is a stream whose end stops it: a parent's pipe, so that
+    it never outlives its parent.
+
+    Raises `StateError` for a folder that cannot be written to, `ServerError` for a port, a log, a certificate or a key
+    that cannot be used.
     """
     from spliteasy.server.app import create_app
     from spliteasy.server.checkpoints import Checkpoints
     from spliteasy.server.connections import StepServer
+    from spliteasy.server.encryption import Encryption
+    from spliteasy.server.events import EventLog
     from spliteasy.server.limits import Limits
+    from spliteasy.server.observing import Observer
     from spliteasy.server.sessions import Sessions
 
     given = {"message": max_message, "in_flight": max_in_flight, "header": max_header}
     limits = Limits(**{name: size for name, size in given.items() if size is not None})
+    encryption = Encryption.of(certificate, key)
     checkpoints = Checkpoints(Path(state), checkpoint_every) if state is not None else None
     sessions = Sessions(
         max_sessions=max_sessions,
@@ -84,36 +102,66 @@ def serve(
         allow=allow,
         checkpoints=checkpoints,
         limits=limits,
+        observer=Observer(EventLog(_opened(log))),
     )
     app = create_app(sessions)
     # A thread waits for the compute thread or for a socket, so a few do; idle connections take none.
     server = StepServer((host, port), app, numthreads=8, timeout=60, server_name="spliteasy")
     server.max_request_header_size = limits.header
     server.step_call = app.extensions["spliteasy"]
+    server.ssl_adapter = encryption
     try:
         server.prepare()
     except OSError as error:
         raise ServerError(
             f"Expected to listen on {host}:{port}, found {error}. Choose another --port, or 0."
         ) from error
-    print(f"{_READY}http://{host}:{server.bind_addr[1]}", flush=True)
+    print(f"{_READY}{'https' if encryption else 'http'}://{host}:{server.bind_addr[1]}", flush=True)
+    wrong: list[SplitEasyError] = []
+
+    def stop() -> None:
+        try:
+            wrong.extend(sessions.stop())
+        finally:
+            server.stop()
+
+    stopping = threading.Thread(target=stop, daemon=True)
     if stop_with is not None:
-        threading.Thread(target=_stop_at_end, args=(stop_with, server), daemon=True).start()
-    with _interrupts_stop(server):
+        threading.Thread(target=_stop_at_end, args=(stop_with, stopping), daemon=True).start()
+    with _interrupts_stop(stopping, sessions.in_hand.hurry):
         server.serve()
-    for wrong in sessions.write_all():
-        print(wrong, file=sys.stderr, flush=True)
+    for one in wrong:
+        print(one, file=sys.stderr, flush=True)
+    return not wrong
+
+
+def _opened(log: str | os.PathLike[str] | None) -> TextIO | None:
+    """Where events are written."""
+    if log is None or os.fspath(log) == "-":
+        return None if log is None else sys.stderr
+    try:
+        return open(log, "a", encoding="utf-8")
+    except OSError as error:
+        raise ServerError(f"Expected a log that can be written to, found {os.fspath(log)}: {error}.") from error
+
+
+def _begin(stopping: threading.Thread) -> bool:
+    """Start to stop; whether that is new."""
+    try:
+        stopping.start()
+    except RuntimeError:  # threads are started once
+        return False
+    return True
 
 
 @contextlib.contextmanager
-def _interrupts_stop(server: Any) -> Iterator[None]:
-    """Within the block an interrupt or SIGTERM stops the server. As an exception an interrupt could come up anywhere in
-    the main thread, also where it is swallowed, and the server would run on."""
-    stopping = threading.Thread(target=server.stop, daemon=True)
+def _interrupts_stop(stopping: threading.Thread, hurry: Callable[[], None]) -> Iterator[None]:
+    """Within the block an interrupt or SIGTERM starts ``stopping``, a second one calls ``hurry``. As an exception an
+    interrupt could come up anywhere in the main thread, also where it is swallowed, and the server would run on."""
 
     def stop(number: int, frame: object) -> None:
-        with contextlib.suppress(RuntimeError):  # a second interrupt: it is stopping already
-            stopping.start()
+        if not _begin(stopping):
+            hurry()
 
     before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
@@ -127,11 +175,11 @@ def _interrupts_stop(server: Any) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _stop_at_end(stream: IO[Any], server: Any) -> None:
+def _stop_at_end(stream: IO[Any], stopping: threading.Thread) -> None:
     with contextlib.suppress(OSError, ValueError):
         while stream.read(1):
             pass
-    server.stop()
+    _begin(stopping)
 
 
 class LocalServer:

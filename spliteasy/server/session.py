@@ -100,6 +100,7 @@ class Session:
         self._batch = 0
         self._buffers: Buffers | None = None
         self.keeper: StateKeeper | None = None
+        self._spent: dict[str, float] = {}
 
     def forward(self, step: int, frame: Frame) -> Frame:
         """Activations (and labels, in a single split) to outputs, or to input gradients with the loss."""
@@ -125,12 +126,10 @@ class Session:
         self._open = run
         route = self.routes[True]
         needs = run.needs_gradient
-        meta = {
-            "needs_gradient": [needs[slot] for slot in route.down],
-            "seconds": stated({"b_forward": time.perf_counter() - started}),
-        }
+        seconds = {"b_forward": self._spend("b_forward", started)}
+        meta = {"needs_gradient": [needs[slot] for slot in route.down], "seconds": stated(seconds)}
         tensors = [run.tensors_out[slot] for slot in route.down]
-        return self.streams.encode(Message("outputs", tensors, run.scalars_out, plain, meta), step)
+        return self._encode(Message("outputs", tensors, run.scalars_out, plain, meta), step)
 
     def backward(self, step: int, frame: Frame) -> Frame:
         """Output gradients to input gradients; the update is pending from here on."""
@@ -145,7 +144,7 @@ class Session:
             gradients[slot] = gradient
         with preserved(), _explained("the output gradients"):
             inputs, error = run.backward(gradients, self._method)
-        return self._finish(step, inputs, {"gradient_error": error}, {"b_backward": time.perf_counter() - started})
+        return self._finish(step, inputs, {"gradient_error": error}, {"b_backward": self._spend("b_backward", started)})
 
     def evaluate(self, frame: Frame) -> Frame:
         """Activations in eval mode to outputs; in a single split to the loss and the number of right answers."""
@@ -153,15 +152,18 @@ class Session:
         self.settle(Commit.of(header.get("commit")))
         self._batch = _batch_of(header)
         message = self._decode(frame, "activations", -1, False)
+        started = time.perf_counter()
         with evaluating([self.segment]), preserved(), torch.no_grad():
             with _explained("the activations"):
                 run = self._run(message)
             if self.loss is None:
+                self._spend("evaluate", started)
                 tensors = [run.tensors_out[slot] for slot in self.routes[False].down]
-                return self.streams.encode(Message("outputs", tensors, run.scalars_out), -1, False)
+                return self._encode(Message("outputs", tensors, run.scalars_out), -1, False)
             labels = message.plain["labels"]
             meta = {"loss": float(self.loss(run.output, labels)), "correct": correct_predictions(run.output, labels)}
-        return self.streams.encode(Message("outputs", [], (), {}, meta), -1, False)
+        self._spend("evaluate", started)
+        return self._encode(Message("outputs", [], (), {}, meta), -1, False)
 
     def settle(self, commit: Commit) -> None:
         """Commit the pending update if the device finished that step, drop it if not."""
@@ -208,6 +210,22 @@ class Session:
         """The last step whose update was made; −1: none."""
         return self._committed
 
+    def take_seconds(self) -> dict[str, float]:
+        """What was spent since they were last taken: on B's forward and backward, evaluating, encoding, decoding."""
+        taken, self._spent = self._spent, {}
+        return taken
+
+    def _spend(self, phase: str, started: float) -> float:
+        seconds = time.perf_counter() - started
+        self._spent[phase] = self._spent.get(phase, 0.0) + seconds
+        return seconds
+
+    def _encode(self, message: Message, step: int, training: bool = True) -> Frame:
+        started = time.perf_counter()
+        frame = self.streams.encode(message, step, training)
+        self._spend("encode", started)
+        return frame
+
     def _out_of_order(self, found: str, todo: str) -> OrderError:
         """What a session expects next: its step and its phase."""
         phase = "backward" if self._open is not None and self._step is not None else "forward"
@@ -235,10 +253,11 @@ class Session:
     def _with_loss(self, step: int, run: Pass, message: Message, started: float) -> Frame:
         assert self.loss is not None
         loss = scalar_loss(self.loss(run.output, message.plain["labels"]))
-        forward = time.perf_counter() - started
+        seconds = {"b_forward": self._spend("b_forward", started)}
+        started = time.perf_counter()
         with _explained("activations and labels"):
             loss.backward()  # type: ignore[no-untyped-call]
-        seconds = {"b_forward": forward, "b_backward": time.perf_counter() - started - forward}
+        seconds["b_backward"] = self._spend("b_backward", started)
         return self._finish(step, run.input_gradients(), {"loss": float(loss.detach())}, seconds)
 
     def _finish(
@@ -249,7 +268,7 @@ class Session:
         plain = {"norms": torch.stack(list(norms.values()))} if norms else {}
         meta = {**meta, "seconds": stated(seconds), **({"norms_of": list(norms)} if norms else {})}
         gradients = [inputs[slot] for slot in self.routes[True].up]
-        frame = self.streams.encode(Message("input_gradients", gradients, (), plain, meta), step)
+        frame = self._encode(Message("input_gradients", gradients, (), plain, meta), step)
         self._open, self._pending = None, step
         return frame
 
@@ -266,7 +285,9 @@ class Session:
                 f"Expected {name} of at most {self._largest_message} bytes, found a batch of {self._batch}, which "
                 f"takes {size}. Use batches of at most {self.limits.batch} samples, or serve a larger --max-message."
             )
+        started = time.perf_counter()
         message = self.streams.decode(frame, name, step, expected, training, plain)
+        self._spend("decode", started)
         if name == "activations" and self.loss is not None:
             _check_labels(message.plain.get("labels"), self._batch)
         return message

@@ -5,6 +5,7 @@ Nothing here knows of HTTP. Methods that say so run on the compute thread.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
@@ -15,7 +16,9 @@ from spliteasy.errors import OrderError, SplitEasyError, StateError
 from spliteasy.heads import Call
 from spliteasy.server.checkpoints import Checkpoints, Keeper
 from spliteasy.server.compute import ComputeThread
+from spliteasy.server.in_hand import CallsInHand
 from spliteasy.server.limits import InFlight, Limits, held_bytes
+from spliteasy.server.observing import Observer
 from spliteasy.server.opening import SessionConfig, open_session
 from spliteasy.server.session import Commit, Session
 from spliteasy.server.store import Served, SessionStore
@@ -30,7 +33,9 @@ T = TypeVar("T")
 class Sessions:
     """At most ``max_sessions`` in memory, idle ones put away after ``idle_seconds``; ``threads`` are those that torch
     computes with, ``allow`` the factories it may import, ``checkpoints`` where states are kept (None: nowhere),
-    ``limits`` the most bytes that are taken."""
+    ``limits`` the most bytes that are taken.
+
+    ``observer`` is told of what is done, ``in_hand`` are the calls that are under way."""
 
     def __init__(
         self,
@@ -42,9 +47,13 @@ class Sessions:
         checkpoints: Checkpoints | None = None,
         limits: Limits | None = None,
         store: SessionStore | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.in_flight = InFlight(self.limits.in_flight)
+        self.observer, self.in_hand = observer or Observer(), CallsInHand()
+        if checkpoints is not None:
+            checkpoints.observer = self.observer
         self.computed, self._allow, self._checkpoints = ComputeThread(threads), list(allow), checkpoints
         self.store = store if store is not None else SessionStore(max_sessions, idle_seconds, find=self._find)
 
@@ -62,7 +71,11 @@ class Sessions:
                 served.keeper = served.session.keeper = keeper
                 self.computed(lambda: keeper.write(served.session))
 
-        return self.store.open(lambda: self.computed(lambda: self._build(config, tensors)), keep)
+        started = time.perf_counter()
+        opened = self.store.open(lambda: self.computed(lambda: self._build(config, tensors)), keep)
+        nbytes = sum(tensor.nbytes for tensor in tensors.values())
+        self.observer.opened(opened[0], nbytes, time.perf_counter() - started)
+        return opened
 
     def stated(self, served: Served, config: SessionConfig) -> dict[str, Any]:
         """What a session takes: its limits, and the bytes of memory that it keeps."""
@@ -74,15 +87,26 @@ class Sessions:
         On the compute thread."""
         work = served.session.forward if phase == "forward" else served.session.backward
         number, digest = (call.number, call.digest) if isinstance(call, Call) else (None, call)
-        return served.ledger.once(number, digest, step, phase, lambda: work(step, Frame.parse(body)))
+
+        def once() -> Frame:
+            return served.ledger.once(number, digest, step, phase, lambda: work(step, Frame.parse(body)))
+
+        messages = ("activations", "outputs") if phase == "forward" else ("output_gradients", "input_gradients")
+        if served.session.loss is not None:
+            messages = ("activations", "input_gradients")
+        return self._exchanged(served, messages, step, phase, len(body), once)
 
     def evaluate(self, served: Served, call: Call | str, body: memoryview) -> Frame:
         """On the compute thread."""
-        return self._in_turn(served, call, lambda: served.session.evaluate(Frame.parse(body)))
+
+        def evaluate() -> Frame:
+            return self._in_turn(served, call, lambda: served.session.evaluate(Frame.parse(body)))
+
+        return self._exchanged(served, ("activations", "outputs"), None, "evaluate", len(body), evaluate)
 
     def commit(self, served: Served, call: Call | str, commit: Commit) -> None:
         """On the compute thread."""
-        self._in_turn(served, call, lambda: served.session.settle(commit))
+        self._counted(served, lambda: self._in_turn(served, call, lambda: served.session.settle(commit)))
 
     def save(self, served: Served, call: Call | str, commit: Commit, also: int | None) -> None:
         """Commit, and keep the state until another is kept, and that of step ``also`` with it. On the compute
@@ -126,6 +150,7 @@ class Sessions:
         if served.keeper is not None and self._checkpoints is not None:
             served.keeper.wait()
             self._checkpoints.remove(identifier)
+        self.observer.closed(identifier)
 
     def write_all(self) -> list[SplitEasyError]:
         """Write the state of every session that keeps one; what went wrong. Not for the compute thread."""
@@ -138,6 +163,46 @@ class Sessions:
                 except SplitEasyError as error:
                     wrong.append(error)
         return wrong
+
+    def stop(self) -> list[SplitEasyError]:
+        """Take no new calls, finish those in hand, and write every state, unless it was told to hurry; what went
+        wrong. Not for the compute thread."""
+        self.in_hand.refuse()
+        self.observer.stopping(len(self.in_hand))
+        return self.write_all() if self.in_hand.wait() else []
+
+    def metrics(self) -> str:
+        """What happened so far, in the text format of Prometheus."""
+        return self.observer.metrics.text(
+            spliteasy_sessions=len(self.store), spliteasy_stopping=float(self.in_hand.stopping)
+        )
+
+    def _exchanged(
+        self,
+        served: Served,
+        messages: tuple[str, str],
+        step: int | None,
+        phase: str,
+        received: int,
+        work: Callable[[], Frame],
+    ) -> Frame:
+        """The frame that ``work`` answers; the observer is told of both messages."""
+        started, again = time.perf_counter(), served.ledger.again
+        self.observer.arrived(messages[0], received)
+        frame = self._counted(served, work)
+        self.observer.left(messages[1], frame.nbytes)
+        seconds, repeated = time.perf_counter() - started, served.ledger.again > again
+        self.observer.answered(served.identifier, step, phase, received, frame.nbytes, seconds, repeated)
+        return frame
+
+    def _counted(self, served: Served, work: Callable[[], T]) -> T:
+        """What ``work`` returns; the observer is told of updates and seconds also where it raised."""
+        session, ledger = served.session, served.ledger
+        committed, again = session.committed, ledger.again
+        try:
+            return work()
+        finally:
+            self.observer.worked(session.committed - committed, ledger.again - again, session.take_seconds())
 
     def _in_turn(self, served: Served, call: Call | str, work: Callable[[], T]) -> T:
         """What ends the step in hand: it was finished, or given up."""
