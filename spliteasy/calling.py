@@ -93,9 +93,10 @@ class Caller:
         path: str,
         pieces: Sequence[bytes | memoryview],
         crossing: Callable[[], Crossing] | None = None,
+        more: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Make call ``number``, again and again until it is answered."""
-        headers = {**self.headers, CALL: str(Call(number, digest(pieces)))}
+        """Make call ``number``, with ``more`` headers, again and again until it is answered."""
+        headers = {**self.headers, CALL: str(Call(number, digest(pieces))), **(more or {})}
         patience = Patience(self._retry)
         while True:
             try:

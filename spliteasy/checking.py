@@ -8,17 +8,22 @@ from typing import Any
 import torch
 
 from spliteasy.codecs.finite import all_finite
-from spliteasy.errors import DataError, NonFiniteError, TrainingError
+from spliteasy.errors import DataError, NonFiniteError, TrainingError, suggest
 from spliteasy.link import Link
 from spliteasy.splitting import Split
 
-__all__ = ["check_batch", "check_settings"]
+__all__ = ["PROTOCOLS", "check_batch", "check_settings"]
+
+PROTOCOLS = ("two-call", "four-call")
+"""How the messages of a step are carried: one call for a message and its answer, or, as in the paper, one for each."""
 
 _CLASS_LOSSES = ("cross_entropy", "nll_loss")
 _IGNORED = -100
 
 
-def check_settings(split: Any, server: Any, link: Any, seed: Any, clip_norm: Any, timeout: Any, retry: Any) -> None:
+def check_settings(
+    split: Any, server: Any, link: Any, seed: Any, clip_norm: Any, timeout: Any, retry: Any, protocol: Any
+) -> None:
     """Raise `TrainingError` for settings of a trainer that are of another kind than they must be."""
     if not isinstance(split, Split):
         raise TrainingError(f"Expected a split made by se.split(model, at=...), found {type(split).__name__}.")
@@ -34,6 +39,9 @@ def check_settings(split: Any, server: Any, link: Any, seed: Any, clip_norm: Any
         raise TrainingError(f"Expected timeout as seconds above zero, found {timeout!r:.80}.")
     if retry != 0 and not _is_positive(retry):
         raise TrainingError(f"Expected retry as seconds, 0 or more, found {retry!r:.80}.")
+    if protocol not in PROTOCOLS:
+        hint = suggest(protocol, PROTOCOLS) if isinstance(protocol, str) else ""
+        raise TrainingError(f"Expected protocol as one of {', '.join(PROTOCOLS)}; found {protocol!r:.80}.{hint}")
 
 
 def _is_positive(value: Any) -> bool:

@@ -9,6 +9,7 @@ import torch
 
 from spliteasy.codecs.shipping import shipped_planes
 from spliteasy.errors import SplitError
+from spliteasy.four_calls import FourCalls
 from spliteasy.link import Link
 from spliteasy.models import recipe_of
 from spliteasy.optimization import Loss, make_loss
@@ -36,6 +37,7 @@ def connect(
     link: Link | None,
     timeout: float,
     retry: float,
+    protocol: str,
 ) -> Transport:
     """Open a session for segment B: here if ``server`` is None, else on that server, which gets B's weights and the
     parameters that codecs were fitted to.
@@ -52,7 +54,7 @@ def connect(
         session = Session(
             b, split.routes, codecs, dict(optimizer), loss=held, backward=backward, seed=seed, norms=norms
         )
-        return InProcess(session, link)
+        return InProcess(session, link, protocol)
     recipe = recipe_of(split.model)
     if recipe is None:
         raise SplitError(
@@ -87,7 +89,8 @@ def connect(
     )
     weights = dict([*b.named_parameters(), *b.named_buffers()])
     tensors = {**weights, **shipped_planes(codecs.shipped)}
-    return HTTP(server, config.to_dict(), tensors, link=link, timeout=timeout, retry=retry)
+    kind = FourCalls if protocol == "four-call" else HTTP
+    return kind(server, config.to_dict(), tensors, link=link, timeout=timeout, retry=retry)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -13,12 +13,16 @@ from spliteasy.errors import FrameError
 
 __all__ = [
     "CALL",
+    "EVENT_TYPE",
     "FRAME_TYPE",
+    "LATER",
     "SAVED",
     "Call",
     "answer_head",
+    "answer_path",
     "authorization",
     "digest",
+    "events_path",
     "request_head",
     "session_path",
     "step_path",
@@ -32,6 +36,12 @@ SAVED = "Saved"
 
 FRAME_TYPE = "application/octet-stream"
 """The content type of an answer that is a frame."""
+
+EVENT_TYPE = "text/event-stream"
+"""The content type of server-sent events."""
+
+LATER = ("Prefer", "respond-async")
+"""The header of a call whose answer is fetched by another call, once it is there (RFC 7240, section 4.1)."""
 
 
 def request_head(method: str, path: str, host: str, size: int, headers: Mapping[str, str]) -> bytes:
@@ -56,6 +66,16 @@ def session_path(identifier: str) -> str:
 def step_path(session: str, step: int, phase: str) -> str:
     """Where the call of a step goes, below its session's path; ``phase`` is ``forward`` or ``backward``."""
     return f"{session}/steps/{step}/{phase}"
+
+
+def answer_path(session: str, number: int) -> str:
+    """Where the answer to a call is fetched, below its session's path."""
+    return f"{session}/calls/{number}"
+
+
+def events_path(session: str) -> str:
+    """Where a session's events are told."""
+    return f"{session}/events"
 
 
 def authorization(token: str) -> dict[str, str]:

@@ -64,12 +64,17 @@ class Link:
     def round_trip(self, step: int, call: int = 0) -> float:
         """The seconds that the round trip of a call takes: the same for the same seed, step and call, on any machine.
 
-        ``call`` is 0 for the forward and 1 for the backward call of a step.
+        ``call`` counts the calls of a step: 0 for the forward and 1 for the backward where there are two.
         """
         if not self.jitter:
             return self.rtt_ms / 1e3
         drawn = random.Random(f"{self.seed}/{step}/{call}").uniform(-self.jitter, self.jitter)
         return (self.rtt_ms + drawn) / 1e3
+
+    def two_calls_and_notice(self, step: int, pair: int = 0) -> float:
+        """The seconds that a message and its answer wait for round trips in the four-call protocol: one to send it, one
+        to fetch the answer, half of one for the notice in between. ``pair`` is 0 forward and 1 backward."""
+        return 1.5 * self.round_trip(step, 2 * pair) + self.round_trip(step, 2 * pair + 1)
 
     def seconds(self, up_bytes: int, down_bytes: int, calls: int = 1) -> float:
         """The seconds that `calls` calls need on this link on average, one after the other.

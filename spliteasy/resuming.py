@@ -11,6 +11,7 @@ import torch
 from spliteasy.checking import check_settings
 from spliteasy.connecting import connect
 from spliteasy.errors import FrameError, StateError, TrainingError
+from spliteasy.four_calls import FourCalls
 from spliteasy.link import Link
 from spliteasy.optimization import Loss, check_optimizer
 from spliteasy.splitting import Split
@@ -38,6 +39,7 @@ def save_training(trainer: Trainer, path: str | os.PathLike[str]) -> None:
         "loss": trainer.loss_name if isinstance(trainer.loss_name, str) else None,
         "backward": trainer._backward,
         "clip_norm": trainer.clip_norm,
+        "protocol": trainer.protocol,
     }
     saved = Saved(
         weights=_weights(trainer, whole=not session),
@@ -71,21 +73,23 @@ def load_training(
     if loss is None:
         raise TrainingError("Expected the loss of the training, which was a callable: give it as loss=.")
     backward, seed, clip_norm = settings["backward"], settings["seed"], settings["clip_norm"]
-    check_settings(split, server, link, seed, clip_norm, timeout, retry)
+    protocol = settings["protocol"]
+    check_settings(split, server, link, seed, clip_norm, timeout, retry, protocol)
     codecs, optimizer = Codecs.from_dict(settings["codecs"]), check_optimizer(settings["optimizer"])
     trainer._transport = None
-    trainer._set_up(split, codecs, optimizer, loss, backward, seed, clip_norm)
+    trainer._set_up(split, codecs, optimizer, loss, backward, seed, clip_norm, protocol)
     _take_weights(saved, _weights(trainer, whole=not session), split.cuts)
     trainer._updater.load_state(saved.optimizer)
     trainer._streams.load_state(saved.codecs)
     trainer.learning_rate, trainer._finished, trainer._kept = saved.learning_rate, saved.commit, saved.commit.step
     if session:
-        trainer._transport = HTTP.resume(session, saved.commit, url=server, link=link, timeout=timeout, retry=retry)
+        kind = FourCalls if protocol == "four-call" else HTTP
+        trainer._transport = kind.resume(session, saved.commit, url=server, link=link, timeout=timeout, retry=retry)
     elif split.cuts:
         transport = connect(
             split, None, codecs, optimizer,
             loss=loss, backward=backward, seed=seed, norms=clip_norm is not None, link=link, timeout=timeout,
-            retry=retry,
+            retry=retry, protocol=protocol,
         )  # fmt: skip
         assert isinstance(transport, InProcess)
         transport.session.restore(saved.commit.step, saved.b_optimizer, saved.b_codecs)

@@ -86,6 +86,11 @@ class Crossing:
         """What the link takes for these bytes, round trip included; 0 without a link."""
         return 0.0 if self._link is None else self._link.seconds(sent, received, calls=0) + self._round_trip
 
+    def told(self, count: int) -> None:
+        """Wait as long as a notice of ``count`` bytes from the server takes, which nobody asked for."""
+        if self._link is not None:
+            sleep_precisely(self._round_trip / 2 + self._link.seconds(0, count, calls=0))
+
     def send(self, connected: socket.socket, piece: bytes | memoryview) -> None:
         """Send a piece of the request; its last byte leaves when the link would have carried it."""
         if self._link is None:

@@ -52,7 +52,8 @@ class Trainer:
     `torch.optim` name with its arguments, ``loss`` a name of `torch.nn.functional` or a callable, ``backward`` is
     ``exact`` or ``auxiliary-label``, ``link`` an emulated network, ``clip_norm`` the largest global gradient norm. A
     and C share one optimizer; B has one of the same kind. An answer is waited for ``timeout`` seconds, and a call whose
-    connection is lost is made again for ``retry`` seconds, without effect on what is computed.
+    connection is lost is made again for ``retry`` seconds, without effect on what is computed. ``protocol`` is
+    ``two-call``, or ``four-call``, the paper's way: answers are fetched by calls of their own after a pushed notice.
 
     With chain ``raw`` and ``backward="exact"`` every parameter, buffer and optimizer state equals the unsplit model's
     after any number of steps, to the bit, for the same build, device and thread count. A step that fails leaves the
@@ -76,32 +77,28 @@ class Trainer:
         clip_norm: float | None = None,
         timeout: float = 600.0,
         retry: float = 60.0,
+        protocol: str = "two-call",
     ) -> None:
-        check_settings(split, server, link, seed, clip_norm, timeout, retry)
+        check_settings(split, server, link, seed, clip_norm, timeout, retry, protocol)
         settings = check_optimizer(optimizer or {"name": "SGD", "lr": 0.01})
         self._transport: Transport | None = None
-        self._set_up(split, as_codecs(codecs), settings, loss, backward, seed, clip_norm)
+        self._set_up(split, as_codecs(codecs), settings, loss, backward, seed, clip_norm, protocol)
         if split.cuts:
             self._transport = connect(
                 split, server, self.codecs, self.optimizer,
                 loss=loss, backward=backward, seed=seed, norms=clip_norm is not None,
-                link=link, timeout=timeout, retry=retry,
+                link=link, timeout=timeout, retry=retry, protocol=protocol,
             )  # fmt: skip
 
     def _set_up(
-        self,
-        split: Split,
-        codecs: Codecs,
-        optimizer: dict[str, Any],
-        loss: str | Loss,
-        backward: str,
-        seed: int,
-        clip_norm: float | None,
-    ) -> None:
+        self, split: Split, codecs: Codecs, optimizer: dict[str, Any], loss: str | Loss, backward: str, seed: int,
+        clip_norm: float | None, protocol: str,
+    ) -> None:  # fmt: skip
         """All but the session."""
         self.split, self.codecs, self.seed, self.clip_norm = split, codecs, seed, clip_norm
         self.loss_name, self.loss = loss, make_loss(loss)
         self.optimizer, self._backward = optimizer, backward
+        self.protocol = protocol
         fitted_bytes = self.codecs.fitted_bytes if split.cuts else 0
         self.log = RunLog(repr(split).splitlines()[0], fitted_bytes=fitted_bytes, device_macs=split.device_macs)
         self._method = backward_method(backward)

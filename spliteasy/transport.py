@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 
@@ -82,8 +82,9 @@ class Transport(Protocol):
 class InProcess:
     """The session in this process: frames are handed over as they are, no socket, no copy. A link is waited for."""
 
-    def __init__(self, session: Session, link: Link | None = None) -> None:
+    def __init__(self, session: Session, link: Link | None = None, protocol: str = "two-call") -> None:
         self.session, self._link, self._evaluated = session, link, 0
+        self._fetched = protocol == "four-call"
 
     def forward(self, step: int, frame: Frame) -> Reply:
         return self._reply(frame, self.session.forward(step, frame), step, 0)
@@ -117,7 +118,9 @@ class InProcess:
     def _reply(self, request: Frame, answer: Frame, step: int, call: int) -> Reply:
         if self._link is None:
             return Reply(answer)
-        seconds = Crossing(self._link, self._link.round_trip(step, call)).seconds(request.nbytes, answer.nbytes)
+        fetched = self._fetched and step >= 0
+        waiting = self._link.two_calls_and_notice(step, call) if fetched else self._link.round_trip(step, call)
+        seconds = Crossing(self._link, waiting).seconds(request.nbytes, answer.nbytes)
         time.sleep(seconds)
         return Reply(answer, link=seconds)
 
@@ -161,7 +164,7 @@ class HTTP:
         link: Link | None,
         timeout: float,
         retry: float,
-    ) -> HTTP:
+    ) -> Self:
         """Go on with a session from the state that `keep` told of. ``url`` is where the server is now, if it moved.
 
         Raises `StateError` if it is not there any more, `SessionError` if the session is not."""
@@ -238,8 +241,20 @@ class HTTP:
         number = self._caller.number()
         if self._sent is not None:
             self._sent.add(step, phase, number, frame)
-        path, cross = step_path(self._path, step, phase), self._crossing(step, call)
-        return self._reply(lambda: self._caller(number, "PUT", path, frame.pieces, cross), step, call, number)
+        path = step_path(self._path, step, phase)
+        return self._reply(lambda: self._make(number, path, frame, step, call), step, call, number)
+
+    def _make(self, number: int, path: str, frame: Frame, step: int, call: int) -> Answer:
+        """Make a step's call; its answer."""
+        return self._caller(number, "PUT", path, frame.pieces, self._crossing(step, call))
+
+    def _counted(self) -> tuple[int, int]:
+        """All bytes that went over sockets so far, each way."""
+        return self._caller.connection.sent, self._caller.connection.received
+
+    def _link_seconds(self, step: int, call: int, sent: int, received: int) -> float:
+        """What an emulated link takes for these bytes of a call."""
+        return self._crossing(step, call)().seconds(sent, received)
 
     def _check_size(self, frame: Frame) -> None:
         """A body that the server would refuse by its length is not sent. Raises `DataError`."""
@@ -251,11 +266,10 @@ class HTTP:
 
     def _reply(self, send: Callable[[], Answer], step: int, call: int, number: int | None = None) -> Reply:
         """The frame that came back, and all bytes that went over the socket for it."""
-        connection = self._caller.connection
-        before = connection.sent, connection.received
+        before = self._counted()
         answer = self._caught_up(send, number)
-        sent, received = connection.sent - before[0], connection.received - before[1]
-        link = 0.0 if self._link is None else self._crossing(step, call)().seconds(sent, received)
+        sent, received = (now - then for now, then in zip(self._counted(), before, strict=True))
+        link = 0.0 if self._link is None else self._link_seconds(step, call, sent, received)
         if self._sent is not None:
             self._sent.saved(answer.headers.get(SAVED.lower(), ""))
         return Reply(Frame.parse(answer.body), sent, received, link)

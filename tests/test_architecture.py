@@ -17,8 +17,8 @@ SOURCES = sorted(path for root in (CORE, PLUGINS) for path in root.rglob("*.py")
 
 # From the bottom up: a layer may import those before it in the list, never one after it.
 LAYERS = [
-    "codecs", "wire", "server", "transport", "exchange", "connecting", "calibrating", "trainer", "profiling",
-    "planning", "sweeping", "reproduce", "explorer", "teach", "demo", "cli",
+    "codecs", "wire", "server", "transport", "four_calls", "exchange", "connecting", "calibrating", "trainer",
+    "profiling", "planning", "sweeping", "reproduce", "explorer", "teach", "demo", "cli",
 ]  # fmt: skip
 
 

@@ -17,7 +17,8 @@ import spliteasy
 from spliteasy import errors
 from spliteasy.codecs import container
 from spliteasy.errors import DamagedError, FrameError, SplitEasyError
-from spliteasy.heads import CALL, FRAME_TYPE, SAVED, Call, answer_head, digest
+from spliteasy.heads import CALL, EVENT_TYPE, FRAME_TYPE, LATER, SAVED, Call, answer_head, digest
+from spliteasy.server.mailbox import EventStream
 from spliteasy.server.metrics import CONTENT_TYPE
 from spliteasy.server.opening import SessionConfig
 from spliteasy.server.session import Commit
@@ -34,6 +35,7 @@ __all__ = ["create_app"]
 T = TypeVar("T")
 
 _PIECE = 1 << 20
+_JSON = "application/json"
 _STATUS: dict[type[SplitEasyError], int] = {
     errors.OrderError: 409,
     errors.SessionError: 404,
@@ -131,6 +133,27 @@ def create_app(sessions: Sessions) -> Flask:
         current, step = served(identifier), request.args.get("step")
         return _bytes(computed(lambda: sessions.state(current, what, None if step is None else _step(step))))
 
+    @app.get("/v1/sessions/<identifier>/calls/<int:number>")
+    def answer(identifier: str, number: int) -> Response:
+        """The answer to a call that was accepted: its frame, its error, or 202 while there is none."""
+        current = served(identifier)
+        found = current.mailbox.take(number)
+        if isinstance(found, bool):
+            return _json(_under_way(number, found), 202)
+        response = _frame(found)
+        response.headers.update(_saved(current))
+        return response
+
+    @app.get("/v1/sessions/<identifier>/events")
+    def events(identifier: str) -> Response:
+        """Server-sent events for as long as the connection lasts: an answer is there, or an error."""
+        current, hand_over = served(identifier), request.environ.get("spliteasy.hand_over")
+        if hand_over is None:
+            return _problem("ServerError", 501, "This server cannot keep a connection for events. Make two calls.")
+        seen = re.fullmatch("[0-9]{1,18}", request.headers.get("Last-Event-ID", "0"))
+        hand_over(lambda connected: current.mailbox.open(EventStream(connected), int(seen[0]) if seen else 0))
+        return Response(iter(()), content_type=EVENT_TYPE, headers={"Cache-Control": "no-store"})
+
     @app.delete("/v1/sessions/<identifier>")
     def close(identifier: str) -> Response:
         with in_hand.new():
@@ -141,7 +164,7 @@ def create_app(sessions: Sessions) -> Flask:
     def numbered(response: Response) -> Response:
         """The answer to a numbered call says so, with a digest of what it says."""
         stated = request.headers.get(CALL)
-        if stated is not None and CALL not in response.headers:
+        if stated is not None and CALL not in response.headers and response.mimetype != EVENT_TYPE:
             response.headers.update(_answered(stated, [response.get_data()]))
         return response
 
@@ -179,6 +202,10 @@ def create_app(sessions: Sessions) -> Flask:
         current = served(identifier)
         with received_for(current, phase) as body:
             call = _call(request.headers.get(CALL), body)
+            if isinstance(call, Call) and request.headers.get(LATER[0]) == LATER[1]:
+                with in_hand.new():
+                    sessions.begin(current, call, step, phase, body)
+                return _json(_under_way(call.number, True), 202)
             response = _frame(computed(lambda: sessions.step(current, call, step, phase, body)))
         response.headers.update(_saved(current))
         return response
@@ -196,22 +223,50 @@ def create_app(sessions: Sessions) -> Flask:
             step: int,
             phase: str,
             stated: str | None,
+            later: bool,
             length: int,
             read: Callable[[], memoryview],
         ) -> tuple[bytes, Sequence[bytes | memoryview]]:
-            pieces: Sequence[bytes | memoryview]
-            try:
-                current = store.get(identifier, token)
+            def work(current: Served) -> Frame | dict[str, Any]:
                 current.session.limits.check(phase, length)
                 with in_flight.hold(length):
                     body = read()
                     call = _call(stated, body)
-                    frame = computed(lambda: sessions.step(current, call, step, phase, body))
-                status, kind, pieces, headers = "200 OK", FRAME_TYPE, frame.pieces, _saved(current)
+                    if later and isinstance(call, Call):
+                        with in_hand.new():
+                            sessions.begin(current, call, step, phase, body)
+                        return _under_way(call.number, True)
+                    return computed(lambda: sessions.step(current, call, step, phase, body))
+
+            return self._said({"identifier": identifier, "step": step, "phase": phase}, token, stated, work)
+
+        def answer(
+            self, identifier: str, token: str, number: int, stated: str | None
+        ) -> tuple[bytes, Sequence[bytes | memoryview]]:
+            def work(current: Served) -> Frame | dict[str, Any]:
+                found = current.mailbox.take(number)
+                return _under_way(number, found) if isinstance(found, bool) else found
+
+            return self._said({"identifier": identifier}, token, stated, work)
+
+        def _said(
+            self,
+            called: dict[str, Any],
+            token: str,
+            stated: str | None,
+            work: Callable[[Served], Frame | dict[str, Any]],
+        ) -> tuple[bytes, Sequence[bytes | memoryview]]:
+            pieces: Sequence[bytes | memoryview]
+            try:
+                current = store.get(called["identifier"], token)
+                found = work(current)
+                if isinstance(found, Frame):
+                    status, kind, pieces, headers = "200 OK", FRAME_TYPE, found.pieces, _saved(current)
+                else:
+                    status, kind, pieces, headers = "202 ACCEPTED", _JSON, [json.dumps(found).encode()], {}
             except (ConnectionError, TimeoutError):  # the body did not come: nobody waits for an answer
                 raise
             except Exception as error:
-                called = {"identifier": identifier, "step": step, "phase": phase}
                 response = refusal(error, called) if isinstance(error, SplitEasyError) else failed(error)
                 status, kind, pieces = response.status, response.mimetype or "", [response.data]
                 headers = {"Retry-After": response.headers["Retry-After"]} if "Retry-After" in response.headers else {}
@@ -239,6 +294,11 @@ def _answered(stated: str, pieces: Sequence[bytes | memoryview]) -> dict[str, st
     """The header of an answer to a numbered call; without a number where the call stated none that can be read."""
     number = re.match(r"[0-9]{1,18}(?= )", stated)
     return {CALL: str(Call(int(number[0]), digest(pieces)))} if number else {}
+
+
+def _under_way(number: int, known: bool) -> dict[str, Any]:
+    """What is said of a call without an answer; one that is unknown has to be made again."""
+    return {"call": number, "state": "working" if known else "unknown"}
 
 
 def _saved(served: Served) -> dict[str, str]:
@@ -314,7 +374,7 @@ def _sliced(pieces: Collection[bytes | memoryview]) -> Iterator[bytes]:
 
 
 def _json(value: dict[str, Any], status: int = 200) -> Response:
-    return Response(json.dumps(value), status, mimetype="application/json")
+    return Response(json.dumps(value), status, mimetype=_JSON)
 
 
 def _problem(name: str, status: int, detail: str, more: Mapping[str, Any] | None = None) -> Response:

@@ -39,6 +39,10 @@ class ComputeThread:
         result: T = outcome.value
         return result
 
+    def later(self, work: Callable[[], None]) -> None:
+        """Do ``work``, which raises nothing, on the thread, and do not wait for it."""
+        self._work.put((work, _Outcome()))
+
     def _run(self) -> None:
         if self._threads is not None:
             torch.set_num_threads(self._threads)

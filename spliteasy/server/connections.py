@@ -15,9 +15,9 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from cheroot.server import HTTPConnection, HTTPRequest
-from cheroot.wsgi import Server
+from cheroot.wsgi import Gateway_10, Server
 
-from spliteasy.heads import answer_head
+from spliteasy.heads import EVENT_TYPE, answer_head
 from spliteasy.wire import empty_buffer
 
 __all__ = ["StepCall", "StepConnection", "StepServer"]
@@ -27,10 +27,16 @@ _JOINED = 1 << 16
 _SLICE = 1 << 20
 _SILENCE, _PATIENCE = 2.0, 60.0
 _LINGERING = 1 << 20
+_CALL = rb"(?:Call: (?P<call>[!-~]{1,18} [!-~]{1,22})\r\n)?"
 _STEP = re.compile(
     rb"PUT /v1/sessions/(?P<session>[A-Za-z0-9_\-]+)/steps/(?P<step>[0-9]{1,18})/(?P<phase>forward|backward) "
     rb"HTTP/1\.1\r\nHost: [!-~]+\r\nContent-Length: (?P<length>[0-9]{1,11})\r\n"
-    rb"Authorization: Bearer (?P<token>[!-~]+)\r\n(?:Call: (?P<call>[!-~]{1,18} [!-~]{1,22})\r\n)?\r\n"
+    rb"Authorization: Bearer (?P<token>[!-~]+)\r\n" + _CALL + rb"(?P<later>Prefer: respond-async\r\n)?\r\n"
+)
+_ANSWER = re.compile(
+    rb"GET /v1/sessions/(?P<session>[A-Za-z0-9_\-]+)/calls/(?P<number>[0-9]{1,18}) "
+    rb"HTTP/1\.1\r\nHost: [!-~]+\r\nContent-Length: 0\r\n"
+    rb"Authorization: Bearer (?P<token>[!-~]+)\r\n" + _CALL + rb"\r\n"
 )
 
 
@@ -94,6 +100,12 @@ class _Request(HTTPRequest):
             _discarded(self.conn, _LINGERING)
 
     def send_headers(self) -> None:
+        if (b"Content-Type", EVENT_TYPE.encode()) in self.outheaders:  # it has no end, so no length and no chunks
+            status: Any = self.status  # bytes, whatever the stubs say
+            lines = [b"HTTP/1.1 " + status, *(name + b": " + value for name, value in self.outheaders)]
+            self.conn.wfile.write(b"\r\n".join([*lines, b"Connection: close", b"", b""]))
+            self.close_connection = True
+            return
         unread, self.rfile = self.rfile, None  # the parser would read the rest of a body at once, before the answer
         try:
             self._send_headers()
@@ -132,12 +144,18 @@ class StepCall(Protocol):
         step: int,
         phase: str,
         stated: str | None,
+        later: bool,
         length: int,
         read: Callable[[], memoryview],
     ) -> tuple[bytes, Sequence[bytes | memoryview]]:
-        """Run ``phase`` of ``step``, a call as its header ``stated`` it; errors are answers too. ``read`` gives the
-        body of ``length`` bytes, and is not called where these are refused. It raises `ConnectionError` or
-        `TimeoutError` if they do not come."""
+        """Run ``phase`` of ``step``, a call as its header ``stated`` it; errors are answers too. ``later``: its answer
+        will be fetched, and this one says that it was accepted. ``read`` gives the body of ``length`` bytes, and is not
+        called where these are refused. It raises `ConnectionError` or `TimeoutError` if they do not come."""
+
+    def answer(
+        self, session: str, token: str, number: int, stated: str | None
+    ) -> tuple[bytes, Sequence[bytes | memoryview]]:
+        """The answer to call ``number``, which was accepted before."""
 
 
 class StepConnection(HTTPConnection):
@@ -151,6 +169,9 @@ class StepConnection(HTTPConnection):
     RequestHandlerClass = _Request
     rbufsize = 1 << 17
 
+    take_over: Callable[[socket.socket], object] | None = None
+    """Who has the connection from the end of this request on: a stream of events, which takes no thread."""
+
     def communicate(self) -> bool:
         """Answer the requests that follow closely; whether to keep the connection. One that says nothing takes no
         thread for longer."""
@@ -158,6 +179,10 @@ class StepConnection(HTTPConnection):
             kept = self._step()
             if kept is None:
                 kept = super().communicate()  # type: ignore[no-untyped-call]
+            if self.take_over is not None:
+                self.linger = True  # what cheroot closes now is not the socket
+                self.take_over(self.socket)
+                return False
             if not kept:
                 return False
         return True
@@ -182,17 +207,30 @@ class StepConnection(HTTPConnection):
         try:
             seen = self.rfile.peek()
             head = _STEP.match(seen)
-            if head is None or head.end() > (self.server.max_request_header_size or len(seen)):
+            if head is None:
+                return self._fetch(call, seen)
+            if head.end() > (self.server.max_request_header_size or len(seen)):
                 return None
             self.rfile.read(head.end())
             length = int(head["length"])
             session, token, phase = (head[name].decode() for name in ("session", "token", "phase"))
             stated = head["call"].decode() if head["call"] is not None else None
+            later = head["later"] is not None
             with call.answering():
-                self._send(*call(session, token, int(head["step"]), phase, stated, length, body))
+                self._send(*call(session, token, int(head["step"]), phase, stated, later, length, body))
         except OSError:  # the client is gone, or fell silent in mid-body
             return False
         return read or _discarded(self, length)
+
+    def _fetch(self, call: StepCall, seen: bytes) -> bool | None:
+        """Answer a request for an answer, likewise."""
+        head = _ANSWER.match(seen)
+        if head is None:
+            return None
+        self.rfile.read(head.end())
+        stated = head["call"].decode() if head["call"] is not None else None
+        self._send(*call.answer(head["session"].decode(), head["token"].decode(), int(head["number"]), stated))
+        return True
 
     def _send(self, top: bytes, pieces: Sequence[bytes | memoryview]) -> None:
         if sum(map(len, pieces)) <= _JOINED:
@@ -229,9 +267,27 @@ def _discarded(connection: HTTPConnection, length: int) -> bool:
     return length <= 0
 
 
+class _Gateway(Gateway_10):
+    """Lets the application have the connection when it has answered."""
+
+    def get_environ(self) -> dict[str, Any]:  # type: ignore[override]
+        environ: dict[str, Any] = super().get_environ()  # type: ignore[no-untyped-call]
+        connection = self.req.conn
+
+        def hand_over(to: Callable[[socket.socket], object]) -> None:
+            connection.take_over = to
+
+        environ["spliteasy.hand_over"] = hand_over
+        return environ
+
+
 class StepServer(Server):
     """Cheroot's WSGI server, with connections that hand a step's calls to ``step_call``."""
 
     ConnectionClass = StepConnection
     nodelay = True
     step_call: StepCall
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.gateway = _Gateway

@@ -35,6 +35,7 @@ GNU OpenMP), and memory that a step frees should stay for the next one instead o
 
 _READY = "listening on "
 _STOPPING = 3.0
+_MOST_THREADS = 64
 
 
 def server_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -105,8 +106,9 @@ def serve(
         observer=Observer(EventLog(_opened(log))),
     )
     app = create_app(sessions)
-    # A thread waits for the compute thread or for a socket, so a few do; idle connections take none.
-    server = StepServer((host, port), app, numthreads=8, timeout=60, server_name="spliteasy")
+    # A thread waits for the compute thread or for a socket; connections that are idle or tell events take none.
+    threads_for_calls = min(max(8, max_sessions + 4), _MOST_THREADS)
+    server = StepServer((host, port), app, numthreads=threads_for_calls, timeout=60, server_name="spliteasy")
     server.max_request_header_size = limits.header
     server.step_call = app.extensions["spliteasy"]
     server.ssl_adapter = encryption

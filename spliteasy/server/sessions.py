@@ -96,6 +96,10 @@ class Sessions:
             messages = ("activations", "input_gradients")
         return self._exchanged(served, messages, step, phase, len(body), once)
 
+    def begin(self, served: Served, call: Call, step: int, phase: str, body: memoryview) -> None:
+        """The same, without waiting: the answer is put in the session's mailbox. Not for the compute thread."""
+        served.mailbox.begin(call, self.computed.later, lambda: self.step(served, call, step, phase, body))
+
     def evaluate(self, served: Served, call: Call | str, body: memoryview) -> Frame:
         """On the compute thread."""
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from spliteasy.errors import BusyError, SessionError
 from spliteasy.server.checkpoints import Keeper
 from spliteasy.server.ledger import Ledger
+from spliteasy.server.mailbox import Mailbox
 from spliteasy.server.session import Session
 
 __all__ = ["IDENTIFIER_BYTES", "TOKEN_BYTES", "Served", "SessionStore", "seal"]
@@ -32,6 +33,7 @@ class Served:
     identifier: str
     seal: str
     ledger: Ledger = field(default_factory=Ledger)
+    mailbox: Mailbox = field(default_factory=Mailbox)
     keeper: Keeper | None = None
     used: float = 0.0
 
@@ -95,13 +97,17 @@ class SessionStore:
         served = self.get(identifier, token)
         with self._lock:
             self._served.pop(identifier, None)
+        served.mailbox.close()
         return served
 
     def replace(self, served: Served) -> None:
         """Put another session in the place of that with its identifier."""
         with self._lock:
             served.used = self._clock()
+            before = self._served.get(served.identifier)
             self._served[served.identifier] = served
+        if before is not None:
+            before.mailbox.close()
 
     def __iter__(self) -> Iterator[Served]:
         with self._lock:
@@ -142,7 +148,7 @@ class SessionStore:
     def _expire(self) -> None:
         oldest = self._clock() - self.idle_seconds
         for identifier in [key for key, served in self._served.items() if served.used < oldest]:
-            del self._served[identifier]
+            self._served.pop(identifier).mailbox.close()
 
 
 def seal(token: str) -> str:
