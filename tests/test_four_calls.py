@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forking import free_port
+from forking import SERVER_POINTS, Forker, servers_that_die
 from harness import DOUBLE, SINGLE, batch, batches, digits, digits_split, same, snapshot, trained_unsplit
 from sockets import Proxy, no_session_left, raw_call
 
@@ -175,25 +176,32 @@ def test_an_answer_that_never_comes_is_an_error(server: se.LocalServer, monkeypa
         assert trainer.step(*batch(0)).step == 0
 
 
-@pytest.mark.parametrize("at", [DOUBLE, SINGLE], ids=["double", "single"])
-def test_goes_on_after_the_server_was_started_again(tmp_path: Path, at: tuple[str, ...]) -> None:
-    def start(port: int) -> se.LocalServer:
-        return se.LocalServer(threads=1, state=tmp_path, checkpoint_every=3, port=port).start()
-
-    port = free_port()
-    running = start(port)
-    trainer = se.Trainer(digits_split(at), running.url, protocol="four-call")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+@pytest.mark.parametrize(
+    ("at", "every", "points"),
+    [
+        pytest.param(DOUBLE, 5, ("after compute", "after reply"), id="double, two points"),
+        pytest.param(SINGLE, 1, SERVER_POINTS, id="single", marks=pytest.mark.slow),
+        pytest.param(DOUBLE, 5, SERVER_POINTS, id="double", marks=pytest.mark.slow),
+    ],
+)
+def test_a_server_killed_at_every_point(
+    tmp_path: Path, at: tuple[str, ...], every: int, points: tuple[str, ...]
+) -> None:
+    """Also when it has accepted a call and not computed it: what nobody knows of any more is sent again."""
+    phases = ("forward", "backward")[: len(at)]
+    places = [(point, phase) for phase in phases for point in points]
+    places = [place for place in places if place != ("after commit", "backward")]  # it commits in the next forward
+    deaths = [(point, phase, 1 + number) for number, (point, phase) in enumerate(places)]
+    steps = batches(len(deaths) + 3)
+    forker = Forker()
     try:
-        for x, y in batches(5):
-            trainer.step(x, y)
-        running.stop(patience=0)
-        running = start(port)
-        for x, y in batches(7)[5:]:
-            trainer.step(x, y)
-        trainer.close()
+        with servers_that_die(forker, str(tmp_path), every, deaths) as url:
+            found = trained(url, at, count=len(steps), retry=30)
     finally:
-        running.stop()
-    assert same(trainer.split.model.state_dict(), trained_unsplit(digits(), batches(7)).state_dict())
+        forker.close()
+    unsplit = trained_unsplit(digits(), steps, name="Adam").state_dict()
+    assert same(unsplit, {name: found[name] for name in unsplit})
 
 
 def test_save_and_load_keep_the_protocol(tmp_path: Path) -> None:

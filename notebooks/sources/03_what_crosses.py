@@ -9,7 +9,7 @@
 # 2. to read a frame without this package, in five lines;
 # 3. where every byte goes: the tensors' **B·R·C·F**, and a surplus that you can name;
 # 4. what a single split sends that a double split does not, and what a chain of codecs changes in the frame;
-# 5. when the number of calls matters (the paper makes four, this package two), and when it does not.
+# 5. when the number of calls matters (the paper makes four, this package two unless it is told to do as the paper), and when it does not.
 #
 # It takes twenty minutes, computes for under half a minute, and needs no internet.
 
@@ -305,7 +305,8 @@ se.teach.check("03.4", answer)
 # ## 6 · Two calls or four
 #
 # The paper's system makes **four** calls a step. The device posts the activations; when B is done, the server sends a notice on a socket that
-# is kept open; the device then *gets* the outputs; and the same again for the gradients. This package answers the call itself instead.
+# is kept open; the device then *gets* the outputs; and the same again for the gradients. This package answers the call itself instead;
+# `se.Trainer(..., protocol="four-call")` does as the paper does, with the same bits in the end.
 #
 # The left chart was **recorded** above. The right one was **not recorded**: it is drawn from the paper's description, and its bars
 # have no times.
