@@ -10,7 +10,8 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from spliteasy import errors
 from spliteasy.errors import (
@@ -27,7 +28,7 @@ from spliteasy.heads import CALL, Call, digest
 from spliteasy.http1 import Answer, Connection
 from spliteasy.shaping import Crossing
 
-__all__ = ["Caller", "Patience"]
+__all__ = ["FLEETING", "Caller", "Patience", "final", "strange"]
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _GATEWAY = (502, 503, 504)
@@ -96,23 +97,28 @@ class Caller:
         more: Mapping[str, str] | None = None,
     ) -> Answer:
         """Make call ``number``, with ``more`` headers, again and again until it is answered."""
-        headers = {**self.headers, CALL: str(Call(number, digest(pieces))), **(more or {})}
-        patience = Patience(self._retry)
+        headers, patience = {**self.headed(number, pieces), **(more or {})}, self.patience()
         while True:
             try:
                 cross = None if crossing is None else crossing()
-                try:
+                with strange():
                     answer = self.connection.call(method, path, pieces, headers, cross)
-                except ProtocolError as error:
-                    raise _Strange(error) from None
-                return self._checked(number, path, answer)
-            except (ConnectionLost, BusyError, DamagedError, _Strange) as error:
+                return self.checked(number, path, answer)
+            except FLEETING as error:
                 if not isinstance(error, BusyError):
                     self.connection.close()  # whatever else comes over it belongs to no call of ours
                 if not patience.pause(error):
-                    raise error.real if isinstance(error, _Strange) else error from None
+                    raise final(error) from None
 
-    def _checked(self, number: int, path: str, answer: Answer) -> Answer:
+    def patience(self) -> Patience:
+        """For one call."""
+        return Patience(self._retry)
+
+    def headed(self, number: int, pieces: Sequence[bytes | memoryview]) -> dict[str, str]:
+        """The headers of call ``number``."""
+        return {**self.headers, CALL: str(Call(number, digest(pieces)))}
+
+    def checked(self, number: int, path: str, answer: Answer) -> Answer:
         """The answer, if it is that of the call and came whole."""
         stated = answer.headers.get(CALL.lower())
         if stated is None:
@@ -139,6 +145,24 @@ class _Strange(SplitEasyError):
     def __init__(self, real: SplitEasyError) -> None:
         super().__init__(str(real))
         self.real = real
+
+
+FLEETING = (ConnectionLost, BusyError, DamagedError, _Strange)
+"""What a call is made again after."""
+
+
+@contextmanager
+def strange() -> Iterator[None]:
+    """Within the block, what is no answer of ours may be damage."""
+    try:
+        yield
+    except ProtocolError as error:
+        raise _Strange(error) from None
+
+
+def final(error: SplitEasyError) -> SplitEasyError:
+    """What to raise for one of them when there is no time left."""
+    return error.real if isinstance(error, _Strange) else error
 
 
 def _accepted(url: str, answer: Answer) -> Answer:

@@ -10,6 +10,7 @@ import torch
 from spliteasy.codecs.finite import all_finite
 from spliteasy.errors import DataError, NonFiniteError, TrainingError, suggest
 from spliteasy.link import Link
+from spliteasy.parts import MOST_PARTS
 from spliteasy.splitting import Split
 
 __all__ = ["PROTOCOLS", "check_batch", "check_settings"]
@@ -22,7 +23,15 @@ _IGNORED = -100
 
 
 def check_settings(
-    split: Any, server: Any, link: Any, seed: Any, clip_norm: Any, timeout: Any, retry: Any, protocol: Any
+    split: Any,
+    server: Any,
+    link: Any,
+    seed: Any,
+    clip_norm: Any,
+    timeout: Any,
+    retry: Any,
+    protocol: Any,
+    pipeline: Any,
 ) -> None:
     """Raise `TrainingError` for settings of a trainer that are of another kind than they must be."""
     if not isinstance(split, Split):
@@ -42,6 +51,15 @@ def check_settings(
     if protocol not in PROTOCOLS:
         hint = suggest(protocol, PROTOCOLS) if isinstance(protocol, str) else ""
         raise TrainingError(f"Expected protocol as one of {', '.join(PROTOCOLS)}; found {protocol!r:.80}.{hint}")
+    if type(pipeline) is not int or not 1 <= pipeline <= MOST_PARTS:
+        raise TrainingError(
+            f"Expected pipeline as a number of micro-batches, 1 to {MOST_PARTS}; found {pipeline!r:.80}."
+        )
+    if pipeline > 1 and protocol != "two-call":
+        raise TrainingError(
+            f"Expected the two-call protocol with pipeline={pipeline}, found {protocol!r}: four calls wait for "
+            "each other. Leave out one of the two."
+        )
 
 
 def _is_positive(value: Any) -> bool:

@@ -38,6 +38,7 @@ def connect(
     timeout: float,
     retry: float,
     protocol: str,
+    pipeline: int = 1,
 ) -> Transport:
     """Open a session for segment B: here if ``server`` is None, else on that server, which gets B's weights and the
     parameters that codecs were fitted to.
@@ -52,8 +53,9 @@ def connect(
     if server is None:
         held = make_loss(loss) if single else None
         session = Session(
-            b, split.routes, codecs, dict(optimizer), loss=held, backward=backward, seed=seed, norms=norms
-        )
+            b, split.routes, codecs, dict(optimizer),
+            loss=held, backward=backward, seed=seed, norms=norms, parts=pipeline,
+        )  # fmt: skip
         return InProcess(session, link, protocol)
     recipe = recipe_of(split.model)
     if recipe is None:
@@ -85,6 +87,7 @@ def connect(
         evaluating=evaluating,
         layouts=layouts_of(dict(b.named_parameters())),
         norms=norms,
+        pipeline=pipeline,
         digest=boundary_digest(split),
     )
     weights = dict([*b.named_parameters(), *b.named_buffers()])

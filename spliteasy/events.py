@@ -40,7 +40,7 @@ class EventSource(Connection):
         headers = {**self._own_headers, "Accept": EVENT_TYPE, "Last-Event-ID": str(self._last)}
         head = request_head("GET", f"{self._prefix}{self._path}", self._host, 0, headers)
         try:
-            connected = self._open()
+            connected = self.connected()
             connected.settimeout(self._patience)
             connected.sendall(head)
             self.sent += len(head)

@@ -23,6 +23,8 @@ __all__ = [
     "authorization",
     "digest",
     "events_path",
+    "part_of",
+    "phase_of",
     "request_head",
     "session_path",
     "step_path",
@@ -64,8 +66,18 @@ def session_path(identifier: str) -> str:
 
 
 def step_path(session: str, step: int, phase: str) -> str:
-    """Where the call of a step goes, below its session's path; ``phase`` is ``forward`` or ``backward``."""
+    """Where the call of a step goes, below its session's path; ``phase`` is as `phase_of` gives it."""
     return f"{session}/steps/{step}/{phase}"
+
+
+def phase_of(phase: str, part: int) -> str:
+    """``forward`` or ``backward`` of a part of a step: the first is called so, others ``forward/1`` and so on."""
+    return f"{phase}/{part}" if part else phase
+
+
+def part_of(phase: str) -> int:
+    """The part of a step that a phase is of."""
+    return int(phase.partition("/")[2] or 0)
 
 
 def answer_path(session: str, number: int) -> str:

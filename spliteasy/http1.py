@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from spliteasy.errors import ConnectionLost, ProtocolError, ServerError
@@ -20,7 +21,7 @@ from spliteasy.heads import request_head
 from spliteasy.shaping import Crossing
 from spliteasy.wire import empty_buffer
 
-__all__ = ["Answer", "Connection"]
+__all__ = ["Answer", "Connection", "Receiver"]
 
 _IDLE = 1.0
 _JOINED = 1 << 16
@@ -39,6 +40,16 @@ class Answer:
     kind: str
     headers: Mapping[str, str]
     body: memoryview
+
+
+class Receiver(Protocol):
+    """How bytes come from a socket, and when."""
+
+    def receive(self, connected: socket.socket, size: int) -> bytes:
+        """As `socket.recv`."""
+
+    def receive_into(self, connected: socket.socket, place: memoryview) -> int:
+        """As `socket.recv_into`."""
 
 
 class Connection:
@@ -69,7 +80,7 @@ class Connection:
         self._prefix, self._host = parts.path.rstrip("/"), parts.netloc
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._socket: socket.socket | None = None
-        self._used = 0.0
+        self._used, self._ahead = 0.0, b""
         self.sent = self.received = 0
 
     def call(
@@ -81,37 +92,50 @@ class Connection:
         crossing: Crossing | None = None,
     ) -> Answer:
         """Send a request and wait for its answer, both at the pace of ``crossing`` if there is one."""
-        size = sum(len(piece) for piece in pieces)
-        head = request_head(method, f"{self._prefix}{path}", self._host, size, headers)
-        whole = [b"".join([head, *pieces])] if size <= _JOINED and crossing is None else [head, *pieces]
+        head, *body = self.request(method, path, pieces, headers)
+        small = crossing is None and sum(map(len, body)) <= _JOINED
         try:
-            connected = self._open()
-            for piece in whole:
+            connected = self.connected()
+            for piece in [b"".join([head, *body])] if small else [head, *body]:
                 if crossing is None:
                     connected.sendall(piece)
                 else:
                     crossing.send(connected, piece)
                 self.sent += len(piece)
-            return self._answer(connected, crossing or _AT_ONCE)
+            answer = self.answer(connected, crossing or _AT_ONCE)
+            if self._ahead:
+                raise self._foreign(self._ahead[:80])
+            return answer
         except OSError as error:
             self.close()
-            reason = str(error) or type(error).__name__
-            raise ConnectionLost(
-                f"Expected an answer from {self.url} to {method} {path}, found none ({reason}). Is the server running? "
-                "Start one with `spliteasy serve`, or use se.LocalServer(). The device keeps the parameters of the "
-                "last finished step; B's are those of the last pull()."
-            ) from error
+            raise self.lost(f"{method} {path}", error) from error
         except BaseException:
             self.close()  # an answer that was not read to its end would be taken for that of the next call
             raise
+
+    def request(
+        self, method: str, path: str, pieces: Sequence[bytes | memoryview], headers: Mapping[str, str]
+    ) -> list[bytes | memoryview]:
+        """A request as it goes over the connection: its head, then its body."""
+        head = request_head(method, f"{self._prefix}{path}", self._host, sum(map(len, pieces)), headers)
+        return [head, *pieces]
+
+    def lost(self, request: str, reason: Exception) -> ConnectionLost:
+        """The error that says that there was no answer to a request."""
+        return ConnectionLost(
+            f"Expected an answer from {self.url} to {request}, found none ({str(reason) or type(reason).__name__}). "
+            "Is the server running? Start one with `spliteasy serve`, or use se.LocalServer(). The device keeps the "
+            "parameters of the last finished step; B's are those of the last pull()."
+        )
 
     def close(self) -> None:
         """Close the connection; the next call opens a new one."""
         if self._socket is not None:
             self._socket.close()
-            self._socket = None
+            self._socket, self._ahead = None, b""
 
-    def _open(self) -> socket.socket:
+    def connected(self) -> socket.socket:
+        """The socket, connected."""
         idle = time.monotonic() - self._used
         if self._socket is not None and idle > _IDLE and self._is_closed_by_server(self._socket):
             self.close()
@@ -158,11 +182,12 @@ class Connection:
         finally:
             idle.settimeout(self._timeout)
 
-    def _answer(self, connected: socket.socket, crossing: Crossing) -> Answer:
-        received = bytearray()
-        end = -1
+    def answer(self, connected: socket.socket, receiver: Receiver) -> Answer:
+        """Receive an answer. What came with it belongs to the next one."""
+        received, self._ahead = bytearray(self._ahead), b""
+        end = received.find(b"\r\n\r\n")
         while end < 0:
-            piece = crossing.receive(connected, _JOINED)
+            piece = receiver.receive(connected, _JOINED)
             if not piece:
                 raise ConnectionResetError("the connection was closed" + (" in mid-answer" if received else ""))
             received += piece
@@ -173,12 +198,11 @@ class Connection:
         status, fields, length = self._head(bytes(received[:end]))
         body = empty_buffer(length)
         start = end + 4
-        filled = len(received) - start
-        if filled > length:
-            raise self._foreign(bytes(received[start + length :][:80]))
-        body[:filled] = received[start:]
+        self._ahead = bytes(received[start + length :])
+        filled = min(len(received) - start, length)
+        body[:filled] = received[start : start + filled]
         while filled < length:
-            count = crossing.receive_into(connected, body[filled:])
+            count = receiver.receive_into(connected, body[filled:])
             if not count:
                 raise ConnectionResetError(f"the connection was closed after {filled} of {length} bytes")
             filled += count

@@ -25,6 +25,7 @@ __all__ = [
     "global_clip",
     "make_loss",
     "scalar_loss",
+    "shared",
 ]
 
 Loss = Callable[[Any, torch.Tensor], torch.Tensor]
@@ -79,6 +80,11 @@ def scalar_loss(loss: Any) -> torch.Tensor:
             "lower the learning rate, or look at the inputs and labels."
         )
     return loss
+
+
+def shared(loss: torch.Tensor, share: float) -> torch.Tensor:
+    """What a micro-batch with this ``share`` of a batch's samples adds to the batch's mean loss."""
+    return loss if share == 1.0 else loss * share
 
 
 def check_learning_rate(value: Any) -> float:

@@ -40,6 +40,7 @@ def save_training(trainer: Trainer, path: str | os.PathLike[str]) -> None:
         "backward": trainer._backward,
         "clip_norm": trainer.clip_norm,
         "protocol": trainer.protocol,
+        "pipeline": trainer.pipeline,
     }
     saved = Saved(
         weights=_weights(trainer, whole=not session),
@@ -73,11 +74,11 @@ def load_training(
     if loss is None:
         raise TrainingError("Expected the loss of the training, which was a callable: give it as loss=.")
     backward, seed, clip_norm = settings["backward"], settings["seed"], settings["clip_norm"]
-    protocol = settings["protocol"]
-    check_settings(split, server, link, seed, clip_norm, timeout, retry, protocol)
+    protocol, pipeline = settings["protocol"], settings["pipeline"]
+    check_settings(split, server, link, seed, clip_norm, timeout, retry, protocol, pipeline)
     codecs, optimizer = Codecs.from_dict(settings["codecs"]), check_optimizer(settings["optimizer"])
     trainer._transport = None
-    trainer._set_up(split, codecs, optimizer, loss, backward, seed, clip_norm, protocol)
+    trainer._set_up(split, codecs, optimizer, loss, backward, seed, clip_norm, protocol, pipeline)
     _take_weights(saved, _weights(trainer, whole=not session), split.cuts)
     trainer._updater.load_state(saved.optimizer)
     trainer._streams.load_state(saved.codecs)
@@ -89,7 +90,7 @@ def load_training(
         transport = connect(
             split, None, codecs, optimizer,
             loss=loss, backward=backward, seed=seed, norms=clip_norm is not None, link=link, timeout=timeout,
-            retry=retry, protocol=protocol,
+            retry=retry, protocol=protocol, pipeline=pipeline,
         )  # fmt: skip
         assert isinstance(transport, InProcess)
         transport.session.restore(saved.commit.step, saved.b_optimizer, saved.b_codecs)

@@ -17,6 +17,7 @@ __all__ = [
     "check_generator_state",
     "drawing_from",
     "generator_state",
+    "part_seed",
     "preserved",
     "step_seed",
 ]
@@ -32,6 +33,12 @@ def step_seed(seed: int, step: int) -> int:
     """
     digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def part_seed(seed: int, part: int) -> int:
+    """The seed in place of ``seed`` for a micro-batch of a pipelined step: the first has ``seed`` itself, so that a
+    step of one part is a step like any other."""
+    return step_seed(seed, -1 - part) if part else seed
 
 
 def check_generator_state(state: torch.Tensor) -> torch.Tensor:

@@ -43,7 +43,8 @@ class SentSteps:
         if re.fullmatch(r"[0-9]{1,18}", step):
             self._calls = [call for call in self._calls if call.step > int(step)]
 
-    def since(self, step: int | None, but: int | None) -> list[_Sent]:
-        """The calls from the forward of ``step`` on, but for number ``but``; none where that forward is not known."""
-        calls = [call for call in self._calls if step is not None and call.step >= step and call.number != but]
+    def since(self, step: int | None, before: float) -> list[_Sent]:
+        """The calls from the forward of ``step`` on, of numbers below ``before``; none where that forward is not
+        known."""
+        calls = [call for call in self._calls if step is not None and call.step >= step and call.number < before]
         return calls if calls and (calls[0].step, calls[0].phase) == (step, "forward") else []

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from spliteasy.link import Link
 
-__all__ = ["Crossing", "TokenBucket"]
+__all__ = ["Crossing", "Lane", "TokenBucket"]
 
 _PACKET = 1460
 """The payload of a packet on Ethernet: no piece is smaller."""
@@ -132,3 +132,17 @@ class Crossing:
         over = time.perf_counter() + self._round_trip / 2
         sleep_precisely(self._round_trip / 2)
         return over
+
+
+class Lane:
+    """One direction of a link that carries one message after the other without a pause: what is put on it when it is
+    free passes at ``mbps``, and arrives when it has passed and travelled on."""
+
+    def __init__(self, mbps: float) -> None:
+        self._bytes_a_second, self._free = mbps * 1e6 / 8, 0.0
+        self.piece = TokenBucket(mbps).piece
+
+    def arrival(self, count: int, put: float, travelling: float) -> float:
+        """When ``count`` bytes have arrived that were put on it at ``put`` and travel for so many seconds."""
+        self._free = max(self._free, put) + count / self._bytes_a_second
+        return self._free + travelling

@@ -20,8 +20,9 @@ from spliteasy.codecs.base import Codec
 from spliteasy.codecs.chain import Chain
 from spliteasy.connecting import connect
 from spliteasy.errors import SplitEasyError, TrainingError
-from spliteasy.exchange import Exchange, entering_c, norms_of, plain_of
+from spliteasy.exchange import Exchange, entering_c, norms_of
 from spliteasy.link import Link
+from spliteasy.local import MicroBatch, unsplit_step
 from spliteasy.optimization import (
     Loss,
     Updater,
@@ -30,8 +31,9 @@ from spliteasy.optimization import (
     correct_predictions,
     global_clip,
     make_loss,
-    scalar_loss,
 )
+from spliteasy.parts import PartStreams
+from spliteasy.pipelining import divided, run_pipelined
 from spliteasy.resuming import load_training, save_training
 from spliteasy.runlog import Evaluation, RunLog, StepRecord, Stopwatch
 from spliteasy.seeding import StepRandom, preserved
@@ -40,7 +42,7 @@ from spliteasy.server.session import Commit
 from spliteasy.splitting import Split
 from spliteasy.transport import InProcess, Transport
 from spliteasy.weights import copy_weights
-from spliteasy.wire import Bytes, Codecs, Streams, as_codecs
+from spliteasy.wire import Bytes, Codecs, as_codecs
 
 __all__ = ["Trainer"]
 
@@ -54,6 +56,15 @@ class Trainer:
     and C share one optimizer; B has one of the same kind. An answer is waited for ``timeout`` seconds, and a call whose
     connection is lost is made again for ``retry`` seconds, without effect on what is computed. ``protocol`` is
     ``two-call``, or ``four-call``, the paper's way: answers are fetched by calls of their own after a pushed notice.
+
+    ``pipeline`` divides every batch into so many micro-batches, which device, link and server work on at once. The
+    gradients are then the sums over the micro-batches, each weighted by its share of the samples, for a loss that is a
+    mean over samples: what the unsplit model gathers, to the bit, when it goes through them one after the other
+    (``(loss * share).backward()``), each after ``torch.manual_seed(step_seed(part_seed(seed, part), step))``; only what
+    adds to a gradient several times in one backward, as reentrant checkpoints do, is added in another order. Without
+    batch statistics that is the whole batch's gradient but for rounding. Batch norm in training mode normalizes each
+    micro-batch by its own statistics and moves its running averages once for each: another training, as if with
+    smaller batches. Codecs keep a state for each micro-batch's place. The seconds of a pipelined step's phases overlap.
 
     With chain ``raw`` and ``backward="exact"`` every parameter, buffer and optimizer state equals the unsplit model's
     after any number of steps, to the bit, for the same build, device and thread count. A step that fails leaves the
@@ -78,31 +89,32 @@ class Trainer:
         timeout: float = 600.0,
         retry: float = 60.0,
         protocol: str = "two-call",
+        pipeline: int = 1,
     ) -> None:
-        check_settings(split, server, link, seed, clip_norm, timeout, retry, protocol)
+        check_settings(split, server, link, seed, clip_norm, timeout, retry, protocol, pipeline)
         settings = check_optimizer(optimizer or {"name": "SGD", "lr": 0.01})
         self._transport: Transport | None = None
-        self._set_up(split, as_codecs(codecs), settings, loss, backward, seed, clip_norm, protocol)
+        self._set_up(split, as_codecs(codecs), settings, loss, backward, seed, clip_norm, protocol, pipeline)
         if split.cuts:
             self._transport = connect(
                 split, server, self.codecs, self.optimizer,
                 loss=loss, backward=backward, seed=seed, norms=clip_norm is not None,
-                link=link, timeout=timeout, retry=retry, protocol=protocol,
+                link=link, timeout=timeout, retry=retry, protocol=protocol, pipeline=pipeline,
             )  # fmt: skip
 
     def _set_up(
         self, split: Split, codecs: Codecs, optimizer: dict[str, Any], loss: str | Loss, backward: str, seed: int,
-        clip_norm: float | None, protocol: str,
+        clip_norm: float | None, protocol: str, pipeline: int,
     ) -> None:  # fmt: skip
         """All but the session."""
         self.split, self.codecs, self.seed, self.clip_norm = split, codecs, seed, clip_norm
         self.loss_name, self.loss = loss, make_loss(loss)
         self.optimizer, self._backward = optimizer, backward
-        self.protocol = protocol
+        self.protocol, self.pipeline = protocol, pipeline
         fitted_bytes = self.codecs.fitted_bytes if split.cuts else 0
         self.log = RunLog(repr(split).splitlines()[0], fitted_bytes=fitted_bytes, device_macs=split.device_macs)
         self._method = backward_method(backward)
-        self._streams = Streams(self.codecs, seed)
+        self._streams = PartStreams(self.codecs, seed, pipeline)
         self._updater = Updater(self._own_parameters(), self.optimizer)
         self._settings = Updater({"": nn.Parameter(torch.zeros(1, 1))}, self.optimizer).settings() or {}
         self.learning_rate: float = float(self._settings["lr"])
@@ -171,50 +183,29 @@ class Trainer:
         step = self._finished.step + 1
         with preserved(), torch.enable_grad():
             if self._transport is None:
-                return self._unsplit_step(x, y, step, watch)
+                StepRandom(self.seed, step)
+                return unsplit_step(self.split, self.loss, x, y, watch), 0.0, {}
+            if self.pipeline > 1:
+                return self._pipelined(self._transport, x, y, step, watch, sizes, saturated)
             exchange = self._exchange(step, len(x), watch, sizes, saturated)
-            return self._single_step(x, y, exchange) if self.split.c is None else self._double_step(x, y, exchange)
+            part = MicroBatch(self.split, self.loss, self._method, exchange, x, y)
+            reply = exchange.made(part.start())
+            if self.split.c is not None:
+                reply = exchange.made(part.turn(reply))
+            part.end(reply)
+            return part.loss_value, part.error, norms_of(reply)
 
-    def _unsplit_step(self, x: torch.Tensor, y: torch.Tensor, step: int, watch: Stopwatch) -> _Outcome:
-        StepRandom(self.seed, step)
-        with watch.phase("a_forward"):
-            loss = scalar_loss(self.loss(Pass.of_input(self.split.a, x).output, y))
-        with watch.phase("a_backward"):
-            loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach()), 0.0, {}
-
-    def _single_step(self, x: torch.Tensor, y: torch.Tensor, exchange: Exchange) -> _Outcome:
-        """A here, B and the loss on the server: labels go with the activations, one call."""
-        a, state = self._forward_a(x, exchange)
-        reply = exchange.forward(a, {**plain_of(state), "labels": y})
-        gradients: list[torch.Tensor | None] = [None] * len(a.tensors_out)
-        for slot, gradient in zip(self.split.routes[True].up, reply.tensors, strict=True):
-            gradients[slot] = gradient
-        with exchange.watch.phase("a_backward"):
-            _, error = a.backward(gradients, self._method)
-        return float(reply.meta["loss"]), error, norms_of(reply)
-
-    def _double_step(self, x: torch.Tensor, y: torch.Tensor, exchange: Exchange) -> _Outcome:
-        """A and C with the loss here, B on the server: inputs and labels stay, two calls."""
-        route, c = self.split.routes[True], self.split.c
-        assert c is not None
-        a, state = self._forward_a(x, exchange)
-        outputs = exchange.forward(a, plain_of(state))
-        with exchange.watch.phase("c"):
-            StepRandom(self.seed, exchange.step, outputs.plain.get("generator", state))
-            run = Pass(c, *entering_c(route, a, outputs))
-            loss = scalar_loss(self.loss(run.output, y))
-            loss.backward()  # type: ignore[no-untyped-call]
-            from_c = run.input_gradients()
-        reply = exchange.backward([from_c[slot] for slot in route.back])
-        gradients: list[torch.Tensor | None] = [None] * len(a.tensors_out)
-        for slot, first in route.kept.items():  # what B never saw; for the rest, B has added its own gradient to C's
-            gradients[first] = from_c[slot]
-        for slot, gradient in zip(route.up, reply.tensors, strict=True):
-            gradients[slot] = gradient
-        with exchange.watch.phase("a_backward"):
-            _, error = a.backward(gradients, self._method)
-        return float(loss.detach()), max(error, float(reply.meta["gradient_error"])), norms_of(reply)
+    def _pipelined(
+        self, transport: Transport, x: torch.Tensor, y: torch.Tensor, step: int, watch: Stopwatch,
+        sizes: dict[str, Bytes], saturated: dict[str, int],
+    ) -> _Outcome:  # fmt: skip
+        parts: list[MicroBatch] = []
+        batches = divided(x, y, self.pipeline)
+        for number, (some, labels, share) in enumerate(batches):
+            exchange = self._exchange(step, len(some), watch, sizes, saturated, number, len(batches), share)
+            parts.append(MicroBatch(self.split, self.loss, self._method, exchange, some, labels))
+        reply = run_pipelined(parts, transport, step, self._updater.parameters)
+        return sum(part.loss_value for part in parts), max(part.error for part in parts), norms_of(reply)
 
     def fit(
         self,
@@ -352,18 +343,13 @@ class Trainer:
         with contextlib.suppress(SplitEasyError):  # the error that ended the block is the one to see
             self.close()
 
-    def _forward_a(self, x: torch.Tensor, exchange: Exchange) -> tuple[Pass, torch.Tensor | None]:
-        """A's forward, and the generator's state if it drew numbers."""
-        with exchange.watch.phase("a_forward"):
-            random = StepRandom(self.seed, exchange.step)
-            return Pass.of_input(self.split.a, x), random.drawn()
-
     def _exchange(
-        self, step: int, batch: int, watch: Stopwatch, sizes: dict[str, Bytes], saturated: dict[str, int]
-    ) -> Exchange:
+        self, step: int, batch: int, watch: Stopwatch, sizes: dict[str, Bytes], saturated: dict[str, int],
+        part: int = 0, parts: int = 1, share: float = 1.0,
+    ) -> Exchange:  # fmt: skip
         assert self._transport is not None
-        streams, transport, last = self._streams, self._transport, self._finished
-        return Exchange(self.split, streams, transport, last, step, batch, watch, sizes, saturated)
+        streams, transport, last = self._streams[part], self._transport, self._finished
+        return Exchange(self.split, streams, transport, last, step, batch, watch, sizes, saturated, part, parts, share)
 
     def _clip_factor(self, theirs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
         if self.clip_norm is None:
@@ -403,6 +389,8 @@ class Trainer:
         for segment in buffers:
             segment.restore()
         self._updater.drop()
+        if self._transport is not None:
+            self._transport.give_up()
         if isinstance(self._transport, InProcess):
             self._transport.commit(self._finished)
 

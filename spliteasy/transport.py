@@ -6,11 +6,13 @@ Both give the same answers; only HTTP has a socket, on which every byte is count
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 
@@ -18,9 +20,10 @@ from spliteasy.calling import Caller
 from spliteasy.codecs import container
 from spliteasy.codecs.state import unflatten
 from spliteasy.errors import DataError, OrderError, ProtocolError, ServerError
-from spliteasy.heads import SAVED, authorization, session_path, step_path
+from spliteasy.heads import SAVED, authorization, part_of, session_path, step_path
 from spliteasy.http1 import Answer
 from spliteasy.link import Link
+from spliteasy.pipe import Pipe, PipedCall
 from spliteasy.sent_steps import SentSteps
 from spliteasy.server.session import Commit, Session
 from spliteasy.shaping import Crossing
@@ -28,6 +31,8 @@ from spliteasy.weights import load_tensors, save_tensors, unflatten_state
 from spliteasy.wire import Frame
 
 __all__ = ["HTTP", "InProcess", "Reply", "Transport"]
+
+T = TypeVar("T")
 
 _RESTARTS = 20
 """How often a server may be started anew while one call waits for its answer."""
@@ -55,6 +60,15 @@ class Transport(Protocol):
 
     def backward(self, step: int, frame: Frame) -> Reply:
         """Output gradients of a step."""
+
+    def begin(self, step: int, phase: str, frame: Frame) -> None:
+        """Send a message of a part of a step, without waiting; ``phase`` as `heads.phase_of` gives it."""
+
+    def answered(self, wait: bool) -> Reply | None:
+        """The answer to the first of these that has none yet; None if it is not there and none is waited for."""
+
+    def give_up(self) -> None:
+        """Forget those that are under way: their step is not finished."""
 
     def evaluate(self, frame: Frame) -> Reply:
         """Activations in eval mode."""
@@ -85,12 +99,24 @@ class InProcess:
     def __init__(self, session: Session, link: Link | None = None, protocol: str = "two-call") -> None:
         self.session, self._link, self._evaluated = session, link, 0
         self._fetched = protocol == "four-call"
+        self._answers: deque[Reply] = deque()
 
     def forward(self, step: int, frame: Frame) -> Reply:
         return self._reply(frame, self.session.forward(step, frame), step, 0)
 
     def backward(self, step: int, frame: Frame) -> Reply:
         return self._reply(frame, self.session.backward(step, frame), step, 1)
+
+    def begin(self, step: int, phase: str, frame: Frame) -> None:
+        forward, part = phase.startswith("forward"), part_of(phase)
+        work = self.session.forward if forward else self.session.backward
+        self._answers.append(self._reply(frame, work(step, frame, part), step, 2 * part + (not forward)))
+
+    def answered(self, wait: bool) -> Reply | None:
+        return self._answers.popleft() if self._answers else None
+
+    def give_up(self) -> None:
+        self._answers.clear()
 
     def evaluate(self, frame: Frame) -> Reply:
         self._evaluated += 1
@@ -179,6 +205,7 @@ class HTTP:
     def _set_up(self, url: str, link: Link | None, timeout: float, retry: float) -> None:
         self.url, self._link, self._evaluated = url.rstrip("/"), link, 0
         self._caller = Caller(self.url, timeout, retry)
+        self._pipe = Pipe(self._caller, timeout, link)
         self._commit = Commit()
 
     def _enter(self, opened: Mapping[str, Any]) -> None:
@@ -196,6 +223,23 @@ class HTTP:
 
     def backward(self, step: int, frame: Frame) -> Reply:
         return self._step(step, "backward", frame, 1)
+
+    def begin(self, step: int, phase: str, frame: Frame) -> None:
+        number = self._next(step, phase, frame)
+        late = 0.0 if self._link is None else self._link.round_trip(step, 2 * part_of(phase) + (phase[0] == "b"))
+        self._pipe.put(PipedCall(number, step_path(self._path, step, phase), frame.pieces, late))
+
+    def answered(self, wait: bool) -> Reply | None:
+        found = self._caught_up(lambda: self._pipe.take(wait), self._pipe.first)
+        if found is None:
+            return None
+        call, answer = found
+        self._note_saved(answer)
+        link = Crossing(self._link, call.round_trip).seconds(call.sent, call.received)
+        return Reply(Frame.parse(answer.body), call.sent, call.received, link)
+
+    def give_up(self) -> None:
+        self._pipe.give_up()
 
     def evaluate(self, frame: Frame) -> Reply:
         self._check_size(frame)
@@ -237,12 +281,17 @@ class HTTP:
             self._caller.connection.close()
 
     def _step(self, step: int, phase: str, frame: Frame, call: int) -> Reply:
+        number = self._next(step, phase, frame)
+        path = step_path(self._path, step, phase)
+        return self._reply(lambda: self._make(number, path, frame, step, call), step, call, number)
+
+    def _next(self, step: int, phase: str, frame: Frame) -> int:
+        """The number of a step's call that is about to be made."""
         self._check_size(frame)
         number = self._caller.number()
         if self._sent is not None:
             self._sent.add(step, phase, number, frame)
-        path = step_path(self._path, step, phase)
-        return self._reply(lambda: self._make(number, path, frame, step, call), step, call, number)
+        return number
 
     def _make(self, number: int, path: str, frame: Frame, step: int, call: int) -> Answer:
         """Make a step's call; its answer."""
@@ -270,9 +319,12 @@ class HTTP:
         answer = self._caught_up(send, number)
         sent, received = (now - then for now, then in zip(self._counted(), before, strict=True))
         link = 0.0 if self._link is None else self._link_seconds(step, call, sent, received)
+        self._note_saved(answer)
+        return Reply(Frame.parse(answer.body), sent, received, link)
+
+    def _note_saved(self, answer: Answer) -> None:
         if self._sent is not None:
             self._sent.saved(answer.headers.get(SAVED.lower(), ""))
-        return Reply(Frame.parse(answer.body), sent, received, link)
 
     def _crossing(self, step: int, call: int) -> Callable[[], Crossing]:
         link = self._link
@@ -291,9 +343,9 @@ class HTTP:
         body = json.dumps(self._commit.to_dict()).encode()
         return self._caller(self._caller.number(), "POST", f"{self._path}/commit", [body])
 
-    def _caught_up(self, send: Callable[[], Answer], pending: int | None = None) -> Answer:
+    def _caught_up(self, send: Callable[[], T], pending: int | None = None) -> T:
         """What ``send`` returns; where the server fell behind, because it was started anew, once it has caught up.
-        ``pending`` is the number of the call that is sent, which is not among those that it lacks."""
+        ``pending`` is the number of the first call that is sent, which is not among those that it lacks."""
         behind: OrderError | None = None
         for _ in range(_RESTARTS):
             try:
@@ -301,7 +353,7 @@ class HTTP:
                     self._send_again(behind, pending)
                 return send()
             except OrderError as error:
-                if self._sent is None or not self._sent.since(error.step, pending):
+                if self._sent is None or not self._sent.since(error.step, _below(pending)):
                     raise
                 behind = error
         assert behind is not None
@@ -309,7 +361,7 @@ class HTTP:
 
     def _send_again(self, behind: OrderError, pending: int | None) -> None:
         assert self._sent is not None
-        for call in self._sent.since(behind.step, pending):
+        for call in self._sent.since(behind.step, _below(pending)):
             self._caller(call.number, "PUT", step_path(self._path, call.step, call.phase), [call.body])
         if pending is None:  # a step's own forward carries the commit
             self._send_commit()
@@ -324,3 +376,7 @@ class HTTP:
                 f"Expected JSON from {self.url}{path}, found {bytes(answer.body[:80])!r}. Is it another server?"
             )
         return value
+
+
+def _below(pending: int | None) -> float:
+    return math.inf if pending is None else pending

@@ -33,11 +33,11 @@ SERVER_POINTS = (
 
 
 DEVICE_POINTS: dict[str, tuple[str, bool, int]] = {
-    "before the activations leave": ("spliteasy.exchange:Exchange.forward", True, 2),
-    "while the answer is awaited": ("spliteasy.http1:Connection._answer", True, 5),
-    "with the first answer": ("spliteasy.exchange:Exchange.forward", False, 3),
-    "before the output gradients leave": ("spliteasy.exchange:Exchange.backward", True, 1),
-    "with the answer to the output gradients": ("spliteasy.exchange:Exchange.backward", False, 2),
+    "before the activations leave": ("spliteasy.transport:HTTP.forward", True, 2),
+    "while the answer is awaited": ("spliteasy.http1:Connection.answer", True, 5),
+    "with the first answer": ("spliteasy.transport:HTTP.forward", False, 3),
+    "before the output gradients leave": ("spliteasy.transport:HTTP.backward", True, 1),
+    "with the answer to the output gradients": ("spliteasy.transport:HTTP.backward", False, 2),
     "before the update": ("spliteasy.optimization:Updater.apply", True, 2),
     "after the update": ("spliteasy.optimization:Updater.apply", False, 3),
     "before a save": ("spliteasy.transport:HTTP.keep", True, 1),
@@ -145,6 +145,7 @@ def die() -> None:
 
 def _arm_server(point: str, phase: str, step: int) -> None:
     """Put the trap in its place."""
+    from spliteasy.heads import part_of
     from spliteasy.server import connections
     from spliteasy.server.session import Session
 
@@ -180,7 +181,8 @@ def _arm_server(point: str, phase: str, step: int) -> None:
         setattr(Session, name, patched)
 
     if point in ("before compute", "after compute"):
-        around(phase, lambda session, arguments: arguments[0] == step, point == "before compute")
+        name, part = phase.partition("/")[0], part_of(phase)
+        around(name, lambda session, given: (given[0], given[2]) == (step, part), point == "before compute")
     elif point == "after commit":
         around("settle", lambda session, arguments: session.committed == step, False)
     else:

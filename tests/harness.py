@@ -100,6 +100,7 @@ class AppTransport:
     def __init__(self, url: str, config: Mapping[str, Any], weights: Mapping[str, torch.Tensor], **_: Any) -> None:
         self.calls: list[tuple[str, str, bytes]] = []
         self.number = 0
+        self.answers: list[Reply] = []
         self.opening = save_tensors(weights, {"session": json.dumps(dict(config))})
         answer = json.loads(self._checked(self.client.post("/v1/sessions", data=self.opening)))
         self.path, self.token = f"/v1/sessions/{answer['session']}", answer["token"]
@@ -129,6 +130,15 @@ class AppTransport:
 
     def backward(self, step: int, frame: Frame) -> Reply:
         return self._reply("PUT", f"/steps/{step}/backward", frame)
+
+    def begin(self, step: int, phase: str, frame: Frame) -> None:
+        self.answers.append(self._reply("PUT", f"/steps/{step}/{phase}", frame))
+
+    def answered(self, wait: bool) -> Reply | None:
+        return self.answers.pop(0) if self.answers else None
+
+    def give_up(self) -> None:
+        self.answers.clear()
 
     def evaluate(self, frame: Frame) -> Reply:
         return self._reply("POST", "/evaluate", frame)
@@ -217,12 +227,15 @@ Change = Callable[[dict[str, Any], dict[str, torch.Tensor]], Any]
 
 
 @functools.cache
-def recorded(at: tuple[str, ...] = DOUBLE, chain: str = "raw", clip: float | None = None) -> AppTransport:
+def recorded(
+    at: tuple[str, ...] = DOUBLE, chain: str = "raw", clip: float | None = None, pipeline: int = 1
+) -> AppTransport:
     """What a device sends in two steps and while closing, kept to be sent again in any order."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         opened = on_app(monkeypatch, create_app(Sessions()))
         optimizer = {"name": "SGD", "lr": 0.05, "momentum": 0.9}
-        with se.Trainer(digits_split(at), server="app", codecs=chain, optimizer=optimizer, clip_norm=clip) as trainer:
+        settings = {"codecs": chain, "optimizer": optimizer, "clip_norm": clip, "pipeline": pipeline}
+        with se.Trainer(digits_split(at), server="app", **settings) as trainer:
             for x, y in batches(2):
                 trainer.step(x, y)
             trainer.evaluate([batch(2)])
@@ -233,8 +246,15 @@ def recorded(at: tuple[str, ...] = DOUBLE, chain: str = "raw", clip: float | Non
 class Caller:
     """A session of its own on an app, opened as the recorded device opened its, and called with what it said."""
 
-    def __init__(self, app: Flask, at: tuple[str, ...] = DOUBLE, chain: str = "raw", clip: float | None = None) -> None:
-        self.client, self.device = app.test_client(), recorded(at, chain, clip)
+    def __init__(
+        self,
+        app: Flask,
+        at: tuple[str, ...] = DOUBLE,
+        chain: str = "raw",
+        clip: float | None = None,
+        pipeline: int = 1,
+    ) -> None:
+        self.client, self.device = app.test_client(), recorded(at, chain, clip, pipeline)
         answer = self.client.post("/v1/sessions", data=self.device.opening)
         assert answer.status_code == 201 and answer.content_type == "application/json"
         self.session, self.token = answer.get_json()["session"], answer.get_json()["token"]

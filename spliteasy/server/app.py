@@ -17,7 +17,7 @@ import spliteasy
 from spliteasy import errors
 from spliteasy.codecs import container
 from spliteasy.errors import DamagedError, FrameError, SplitEasyError
-from spliteasy.heads import CALL, EVENT_TYPE, FRAME_TYPE, LATER, SAVED, Call, answer_head, digest
+from spliteasy.heads import CALL, EVENT_TYPE, FRAME_TYPE, LATER, SAVED, Call, answer_head, digest, phase_of
 from spliteasy.server.mailbox import EventStream
 from spliteasy.server.metrics import CONTENT_TYPE
 from spliteasy.server.opening import SessionConfig
@@ -198,8 +198,9 @@ def create_app(sessions: Sessions) -> Flask:
         return _problem("ServerError", 500, f"The server failed: {type(error).__name__}: {error}")
 
     @app.put("/v1/sessions/<identifier>/steps/<int:step>/<any(forward,backward):phase>")
-    def step(identifier: str, step: int, phase: str) -> Response:
-        current = served(identifier)
+    @app.put("/v1/sessions/<identifier>/steps/<int:step>/<any(forward,backward):phase>/<int(min=1,max=99):part>")
+    def step(identifier: str, step: int, phase: str, part: int = 0) -> Response:
+        current, phase = served(identifier), phase_of(phase, part)
         with received_for(current, phase) as body:
             call = _call(request.headers.get(CALL), body)
             if isinstance(call, Call) and request.headers.get(LATER[0]) == LATER[1]:

@@ -29,8 +29,9 @@ _SILENCE, _PATIENCE = 2.0, 60.0
 _LINGERING = 1 << 20
 _CALL = rb"(?:Call: (?P<call>[!-~]{1,18} [!-~]{1,22})\r\n)?"
 _STEP = re.compile(
-    rb"PUT /v1/sessions/(?P<session>[A-Za-z0-9_\-]+)/steps/(?P<step>[0-9]{1,18})/(?P<phase>forward|backward) "
-    rb"HTTP/1\.1\r\nHost: [!-~]+\r\nContent-Length: (?P<length>[0-9]{1,11})\r\n"
+    rb"PUT /v1/sessions/(?P<session>[A-Za-z0-9_\-]+)/steps/(?P<step>[0-9]{1,18})/"
+    rb"(?P<phase>(?:forward|backward)(?:/[1-9][0-9]?)?) HTTP/1\.1\r\nHost: [!-~]+\r\n"
+    rb"Content-Length: (?P<length>[0-9]{1,11})\r\n"
     rb"Authorization: Bearer (?P<token>[!-~]+)\r\n" + _CALL + rb"(?P<later>Prefer: respond-async\r\n)?\r\n"
 )
 _ANSWER = re.compile(
@@ -243,7 +244,7 @@ class StepConnection(HTTPConnection):
     def _body(self, length: int) -> memoryview:
         buffer, filled = empty_buffer(length), 0
         while filled < length:
-            count = self.rfile.readinto(buffer[filled:])
+            count = self.rfile.readinto1(buffer[filled:])  # `readinto` overruns where the next request follows
             if not count:
                 raise ConnectionResetError(f"the connection was closed after {filled} of {length} bytes")
             filled += count

@@ -41,6 +41,7 @@ class Ledger:
         self.again = 0
         """How many calls came again and were answered as before."""
         self._newest = 0
+        self._begun: int | None = None
         self._step = -1
         self._answered: dict[str, _Answered] = {}
 
@@ -72,18 +73,23 @@ class Ledger:
                     raise
                 return _Answered(number, digest, error.with_traceback(None))
 
-        found = self.harmless(number, answer)
+        # The calls of one step may be under way together: one may arrive again after later ones were answered.
+        began = self._begun if step == self._step and phase != "forward" else None
+        found = self._unless_late(number, answer, self._newest if began is None else began)
         self._step, self._answered[phase] = step, found
+        if phase == "forward":
+            self._begun = number
         return found.again()
 
     def harmless(self, number: int | None, work: Callable[[], T]) -> T:
         """What ``work`` returns for a call that may be computed again without harm. Raises `OrderError` for a late
         one."""
+        return self._unless_late(number, work, self._newest)
+
+    def _unless_late(self, number: int | None, work: Callable[[], T], least: int) -> T:
         before = self._newest
-        if number is not None and (number < before or self._is_answered(number)):
-            raise OrderError(
-                f"Expected a call after number {before}, found number {number}: it was given up meanwhile."
-            )
+        if number is not None and (number < least or self._is_answered(number)):
+            raise OrderError(f"Expected a call after number {least}, found number {number}: it was given up meanwhile.")
         self._newest = max(before, number or 0)
         try:
             return work()
@@ -93,7 +99,7 @@ class Ledger:
 
     def forget(self) -> None:
         """Drop the answers: their step is finished or was given up."""
-        self._answered = {}
+        self._answered, self._begun = {}, None
 
     def _is_answered(self, number: int) -> bool:
         return any(answered.number == number for answered in self._answered.values())

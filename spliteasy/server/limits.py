@@ -102,8 +102,8 @@ class SessionLimits:
         return cls(batch, bodies)
 
     def check(self, call: str, length: int) -> None:
-        """Raise `DataError` if a body is longer than that ``call`` can have."""
-        limit = self.bodies.get(call, _ROOM)
+        """Raise `DataError` if a body is longer than that ``call`` can have, of whatever part of a step."""
+        limit = self.bodies.get(call.partition("/")[0], _ROOM)
         if length > limit:
             raise DataError(
                 f"Expected a body of at most {limit} bytes for {call}, as a batch of {self.batch} samples takes, found "

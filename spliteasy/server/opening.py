@@ -15,6 +15,7 @@ from spliteasy.codecs.shipping import receive_shipped
 from spliteasy.errors import CodecError, FrameError, SplitEasyError, SplitError
 from spliteasy.models import Recipe, build
 from spliteasy.optimization import check_optimizer, make_loss
+from spliteasy.parts import MOST_PARTS
 from spliteasy.server.limits import LARGEST_MESSAGE
 from spliteasy.server.session import Session
 from spliteasy.splitting import Split, split
@@ -32,7 +33,7 @@ class SessionConfig:
     ``digest`` fingerprints the boundaries as the device's libraries trace them; ``frozen`` names B's parameters that
     are not trained and ``layouts`` those that do not lie in memory row by row; ``evaluating`` are the network's modules
     that stay in eval mode; ``norms`` asks for gradient norms with every
-    step, which clipping needs.
+    step, which clipping needs; ``pipeline`` is the most parts that a step has.
     """
 
     model: str
@@ -51,6 +52,7 @@ class SessionConfig:
     evaluating: list[str]
     layouts: dict[str, list[int]]
     norms: bool
+    pipeline: int
     digest: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,7 +69,7 @@ class SessionConfig:
         kinds: dict[str, type | tuple[type, ...]] = {
             "model": str, "arguments": dict, "cuts": list, "input_shape": list, "input_dtype": str, "dtype": str,
             "codecs": dict, "fitted": list, "optimizer": dict, "loss": (str, type(None)), "backward": str, "seed": int,
-            "frozen": list, "evaluating": list, "layouts": dict, "norms": bool, "digest": str,
+            "frozen": list, "evaluating": list, "layouts": dict, "norms": bool, "pipeline": int, "digest": str,
         }  # fmt: skip
         names = [field.name for field in fields(cls)]
         if not isinstance(value, dict) or set(value) != set(names):
@@ -79,6 +81,8 @@ class SessionConfig:
                 )
         if not all(type(size) is int and 0 < size <= 1 << 20 for size in value["input_shape"]):
             raise FrameError(f"Expected an input shape of whole numbers, found {value['input_shape']}.")
+        if isinstance(value["pipeline"], bool) or not 1 <= value["pipeline"] <= MOST_PARTS:
+            raise FrameError(f"Expected a pipeline of 1 to {MOST_PARTS} parts, found {value['pipeline']!r}.")
         if not 1 <= len(value["cuts"]) <= 2:
             raise FrameError(f"Expected one or two cuts, found {len(value['cuts'])}.")
         for name in ("cuts", "fitted", "frozen", "evaluating"):
@@ -125,6 +129,7 @@ def open_session(
         backward=config.backward,
         seed=config.seed,
         norms=config.norms,
+        parts=config.pipeline,
         largest_message=largest_message,
     )
     session.limits.check("forward", 0)  # found now, and not with the first step

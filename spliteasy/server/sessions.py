@@ -13,7 +13,7 @@ import torch
 
 from spliteasy.codecs.state import flatten
 from spliteasy.errors import OrderError, SplitEasyError, StateError
-from spliteasy.heads import Call
+from spliteasy.heads import Call, part_of
 from spliteasy.server.checkpoints import Checkpoints, Keeper
 from spliteasy.server.compute import ComputeThread
 from spliteasy.server.in_hand import CallsInHand
@@ -85,13 +85,14 @@ class Sessions:
     def step(self, served: Served, call: Call | str, step: int, phase: str, body: memoryview) -> Frame:
         """Run ``phase`` of ``step``, or answer as before. ``call`` is its number with the body's digest, or the digest.
         On the compute thread."""
-        work = served.session.forward if phase == "forward" else served.session.backward
+        forward, part = phase.startswith("forward"), part_of(phase)
+        work = served.session.forward if forward else served.session.backward
         number, digest = (call.number, call.digest) if isinstance(call, Call) else (None, call)
 
         def once() -> Frame:
-            return served.ledger.once(number, digest, step, phase, lambda: work(step, Frame.parse(body)))
+            return served.ledger.once(number, digest, step, phase, lambda: work(step, Frame.parse(body), part))
 
-        messages = ("activations", "outputs") if phase == "forward" else ("output_gradients", "input_gradients")
+        messages = ("activations", "outputs") if forward else ("output_gradients", "input_gradients")
         if served.session.loss is not None:
             messages = ("activations", "input_gradients")
         return self._exchanged(served, messages, step, phase, len(body), once)
