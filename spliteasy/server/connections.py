@@ -287,8 +287,10 @@ class StepServer(Server):
 
     ConnectionClass = StepConnection
     nodelay = True
+    keep_alive_conn_limit = 1024
+    """Beyond cheroot's 10 it would end a device's connection with every answer; an idle one costs a descriptor."""
     step_call: StepCall
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
+        super().__init__(*arguments, request_queue_size=1024, **named)  # of 5, devices that come at once are reset
         self.gateway = _Gateway
