@@ -292,5 +292,6 @@ class StepServer(Server):
     step_call: StepCall
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, request_queue_size=1024, **named)  # of 5, devices that come at once are reset
+        super().__init__(*arguments, **named)
+        self.request_queue_size = 1024  # with cheroot's 5, devices that come at once are reset
         self.gateway = _Gateway
