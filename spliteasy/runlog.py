@@ -58,6 +58,7 @@ class StepRecord:
     ``gradient_error`` is the relative L2 error that the backward method added to the gradients across the cuts: 0 for
     ``exact``, more for ``auxiliary-label``. ``saturated`` has the elements of each message that its codecs cut off at
     the largest representable number. ``epoch`` counts the epochs of `Trainer.fit` from 1; steps on their own are in 0.
+    ``parts`` are the micro-batches of a pipelined step, whose phases overlap: together they take more than the total.
     """
 
     step: int
@@ -69,6 +70,7 @@ class StepRecord:
     gradient_error: float = 0.0
     saturated: dict[str, int] = field(default_factory=dict)
     epoch: int = 0
+    parts: int = 1
 
     @property
     def total(self) -> Bytes:

@@ -161,7 +161,8 @@ class Trainer:
         if isinstance(self._transport, InProcess):  # the model is here: let it be up to date after every step
             with watch.phase("update"):
                 self._transport.commit(self._finished)
-        record = StepRecord(step, loss, len(x), watch.finish(), sizes, rate, error, saturated, self.log.now)
+        parts = min(self.pipeline, len(x)) if self._transport is not None else 1
+        record = StepRecord(step, loss, len(x), watch.finish(), sizes, rate, error, saturated, self.log.now, parts)
         self.log.records.append(record)
         return record
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from spliteasy.device import Device
+from spliteasy.errors import TrainingError
 from spliteasy.link import Link
 from spliteasy.runlog import DEVICE_PHASES, RunLog, StepRecord
 from spliteasy.volume import sent_both_ways
@@ -22,8 +23,14 @@ def virtual_log(log: RunLog, link: Link | None = None, device: Device | None = N
     count: in-process there are no headers (some 300 bytes a call). ``benchmarks/links.py`` compares with runs that
     waited.
 
-    Losses, bytes and evaluations are the same: time changes nothing of them.
+    Losses, bytes and evaluations are the same: time changes nothing of them. Raises `TrainingError` for pipelined
+    steps, whose phases overlap: on another link they would do so in another way.
     """
+    if any(record.parts > 1 for record in log.records):
+        raise TrainingError(
+            "Expected steps whose phases follow each other, found pipelined ones. Train on that link: "
+            "se.Trainer(..., link=link, pipeline=N)."
+        )
     speed = 1.0 if device is None else device.speed
     records = [_on(record, link, speed) for record in log.records]
     places = " and ".join(place.name or "a link" for place in (link, device) if place is not None)

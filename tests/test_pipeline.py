@@ -135,7 +135,9 @@ def test_the_loss_and_the_bytes_are_those_of_all_parts(server: se.LocalServer) -
         before = len(proxy.up), len(proxy.down)
         record = trainer.step(*batch(1))
         passed = len(proxy.up) - before[0], len(proxy.down) - before[1]
-        assert record.samples == 8
+        assert record.samples == 8 and record.parts == 4
+        with pytest.raises(TrainingError, match="pipelined"):
+            trainer.log.on(se.LINKS["lte"])
         assert sum(size.http for size in record.bytes.values()) == sum(passed)
         assert proxy.up[before[0] :].count(b"PUT ") == 8 and proxy.connections == 1
     with se.Trainer(digits_split(), optimizer={"name": "SGD", "lr": 0.0}) as plain, torch.no_grad():
