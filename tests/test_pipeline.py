@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from flask import Flask
 from forking import SERVER_POINTS, Forker, servers_that_die
 from harness import DOUBLE, SINGLE, Caller, batch, batches, digits, digits_split, problem, same, snapshot
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from networks import SHAPE, SMALL, Custom, built
 from sockets import Proxy, no_session_left
 from test_faults import FAULTS, Fault
@@ -32,6 +36,15 @@ CHAIN = "ef('topk(0.3)') | fp16 | zstd(1)"
 
 QUICK = ("drop", "duplicate", "reorder", "damage")
 """Faults that take no time."""
+
+
+PHASES = ["forward", "forward/1", "forward/2", "backward", "backward/1", "backward/2"]
+
+
+@functools.cache
+def application() -> Flask:
+    """An application for all of them."""
+    return create_app(Sessions(max_sessions=100))
 
 
 def unsplit(
@@ -70,6 +83,7 @@ def trained(url: str | None, at: tuple[str, ...] = DOUBLE, count: int = 3, **set
 @pytest.fixture(scope="module")
 def server() -> Iterator[se.LocalServer]:
     with se.LocalServer(threads=1) as running:
+        se.Trainer(digits_split(), running.url).close()  # the first session takes longer than a timeout below
         yield running
 
 
@@ -277,6 +291,33 @@ def test_calls_out_of_order_are_refused_and_the_session_goes_on() -> None:
         assert again.call(f"/steps/0/{phase}").status_code == 200
     assert again.commit(0).status_code == 200
     assert same(caller.state(), again.state())
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from(PHASES), max_size=14))
+def test_any_order_of_calls_is_answered_or_refused_and_changes_no_bit(order: list[str]) -> None:
+    caller = Caller(application(), DOUBLE, pipeline=3)
+    done: list[str] = []
+    for phase in [*order, *PHASES]:
+        if phase == "forward" and done != PHASES:
+            done = []  # the step begins anew; a finished one is answered as before
+        response = caller.call(f"/steps/0/{phase}")
+        kind, _, part = phase.partition("/")
+        before = f"{kind}/{int(part) - 1}" if int(part or 0) > 1 else kind
+        may = (not part or before in done) and (kind == "forward" or phase.replace("backward", "forward") in done)
+        assert response.status_code == (200 if phase in done or may else 409), (phase, done)
+        done += [phase] if response.status_code == 200 and phase not in done else []
+    assert caller.commit(0).status_code == 200
+    assert same(caller.state(), _undisturbed())
+
+
+@functools.cache
+def _undisturbed() -> dict[str, torch.Tensor]:
+    caller = Caller(application(), DOUBLE, pipeline=3)
+    for phase in PHASES:
+        assert caller.call(f"/steps/0/{phase}").status_code == 200
+    assert caller.commit(0).status_code == 200
+    return caller.state()
 
 
 @pytest.mark.parametrize(
