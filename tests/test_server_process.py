@@ -14,6 +14,7 @@ import requests
 import torch
 from harness import batch, digits_split
 from sockets import raw_call, sessions
+from victim import Victim, responses
 
 import spliteasy as se
 from spliteasy.server.process import SETTINGS, LocalServer, server_environment
@@ -75,7 +76,7 @@ def test_a_local_server_stops_after_an_exception_with_calls_under_way() -> None:
         pid, url = server.pid, server.url
         idle = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
         idle.sendall(b"PUT /v1/sessions/x/steps/0/forward HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
-        trainer = se.Trainer(digits_split(), server=url)
+        trainer = se.Trainer(digits_split(), server=url, retry=1)
         trainer.step(*batch())
         start = time.monotonic()
         raise ZeroDivisionError
@@ -219,6 +220,22 @@ def test_a_body_that_is_cut_short_is_a_problem(server: LocalServer) -> None:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400") and b"application/problem+json" in head
     assert b"100 bytes" in body and b"found 5" in body
+
+
+def test_a_body_whose_end_comes_together_with_the_next_request(server: LocalServer) -> None:
+    """As when a network repeats what it carried: the second request is read from where the first one ends."""
+    victim = Victim(server.url)
+    request, answers = victim.request(), bytearray()
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=30) as connection:
+        connection.sendall(request[: len(request) - 100])
+        time.sleep(0.2)  # else it is read in one piece
+        connection.sendall(request[-100:] + request)
+        connection.shutdown(socket.SHUT_WR)
+        while piece := connection.recv(1 << 16):
+            answers += piece
+    first, second = responses(bytes(answers))
+    assert first.status == second.status == 200 and first.body == second.body
+    victim.close()
 
 
 def test_many_connections_that_say_nothing_do_no_harm(server: LocalServer) -> None:

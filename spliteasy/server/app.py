@@ -50,6 +50,7 @@ def create_app(sessions: Sessions) -> Flask:
     """The Flask application over ``sessions``."""
     app = Flask("spliteasy")
     store, observer, in_hand, in_flight = sessions.store, sessions.observer, sessions.in_hand, sessions.in_flight
+    threads = sessions.computed(torch.get_num_threads)  # asked once: who asks for health does not wait for a step
 
     def computed(work: Callable[[], T]) -> T:
         """What ``work`` returns, on the compute thread; refused when the server is stopping."""
@@ -78,7 +79,7 @@ def create_app(sessions: Sessions) -> Flask:
                 "name": "spliteasy",
                 "version": spliteasy.__version__,
                 "torch": torch.__version__,
-                "threads": sessions.computed(torch.get_num_threads),
+                "threads": threads,
                 "sessions": len(store),
                 "stopping": in_hand.stopping,
             }
