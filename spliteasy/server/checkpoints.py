@@ -41,8 +41,8 @@ class State:
     """What a session is after a step: tensors and JSON. ``opening`` is what its device would send to open it now."""
 
     def __init__(self, session: Session, config: SessionConfig, seal: str) -> None:
-        buffers = {name: buffer.clone() for name, buffer in session.segment.named_buffers()}
-        weights = dict(session.segment.named_parameters())
+        weights = session.weights()  # a step in hand has changed buffers already
+        buffers = {name: weights[name].clone() for name, _ in session.segment.named_buffers()}
         opening = {**weights, **buffers, **shipped_planes(session.streams.codecs.shipped)}
         optimizer, numbers = flatten_state(session.updater.state())
         codecs, rest = flatten(session.streams.state())

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TextIO
 
-from spliteasy.errors import ServerError, SplitEasyError
+from spliteasy.errors import ServerError, SplitEasyError, StateError
 
 __all__ = ["SETTINGS", "LocalServer", "reexecute_with_settings", "serve", "server_environment"]
 
@@ -77,8 +78,8 @@ def serve(
     error.
 
     A server that is to stop refuses new calls (503), finishes those in hand, writes every session's state, and ends; if
-    it is told so a second time it ends at once. ``stop_with`` is a stream whose end stops it: a parent's pipe, so that
-    it never outlives its parent.
+    it is told so a second time it ends at once, and has then not kept every state. ``stop_with`` is a stream whose end
+    stops it: a parent's pipe, so that it never outlives its parent.
 
     Raises `StateError` for a folder that cannot be written to, `ServerError` for a port, a log, a certificate or a key
     that cannot be used.
@@ -118,20 +119,40 @@ def serve(
         raise ServerError(
             f"Expected to listen on {host}:{port}, found {error}. Choose another --port, or 0."
         ) from error
+    # Cheroot does this for a port that was named. A server that is started anew can then have the port at once.
+    server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     print(f"{_READY}{'https' if encryption else 'http'}://{host}:{server.bind_addr[1]}", flush=True)
     wrong: list[SplitEasyError] = []
+    finished, hurried = threading.Event(), threading.Event()
 
     def stop() -> None:
         try:
             wrong.extend(sessions.stop())
         finally:
+            finished.set()
             server.stop()
+
+    def hurry() -> None:
+        if not finished.is_set():
+            hurried.set()
+            sessions.in_hand.hurry()
+            threading.Thread(target=server.stop, daemon=True).start()  # `serve` returns; calls are not waited for
 
     stopping = threading.Thread(target=stop, daemon=True)
     if stop_with is not None:
         threading.Thread(target=_stop_at_end, args=(stop_with, stopping), daemon=True).start()
-    with _interrupts_stop(stopping, sessions.in_hand.hurry):
+    with _interrupts_stop(stopping, hurry):
         server.serve()
+        if stopping.ident is not None and not hurried.is_set():
+            stopping.join(_STOPPING)
+    if hurried.is_set() and checkpoints is not None:
+        wrong.append(
+            StateError(
+                "Expected time to finish the calls in hand and to write the states of sessions, found that the server "
+                "was told a second time to stop. Start it anew with the same --state: devices send the steps since the "
+                "states that it wrote before."
+            )
+        )
     for one in wrong:
         print(one, file=sys.stderr, flush=True)
     return not wrong
@@ -170,8 +191,6 @@ def _interrupts_stop(stopping: threading.Thread, hurry: Callable[[], None]) -> I
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-        if stopping.ident is not None:
-            stopping.join(_STOPPING)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
