@@ -139,6 +139,10 @@ def _parser() -> argparse.ArgumentParser:
                        help="where to write sessions' states, and find them when started again")  # fmt: skip
     serve.add_argument("--checkpoint-every", type=int, default=10, metavar="STEPS",
                        help="write a session's state after so many steps (default: 10)")  # fmt: skip
+    serve.add_argument("--certificate", default=None, metavar="FILE",
+                       help="speak TLS (https://) with this certificate, in PEM format (default: no TLS)")  # fmt: skip
+    serve.add_argument("--key", default=None, metavar="FILE",
+                       help="the certificate's private key, in PEM format, without a password")  # fmt: skip
     serve.add_argument("--log", nargs="?", const="-", default=None, metavar="FILE",
                        help="log events, a JSON object a line, to FILE or standard error (default: none)")  # fmt: skip
     serve.add_argument("--stop-with-stdin", action="store_true", help="stop when standard input ends")
@@ -304,6 +308,8 @@ def _serve(options: argparse.Namespace, given: Sequence[str]) -> None:
         max_header=options.max_header,
         state=options.state,
         checkpoint_every=options.checkpoint_every,
+        certificate=options.certificate,
+        key=options.key,
         log=options.log,
         stop_with=sys.stdin.buffer if options.stop_with_stdin else None,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 import select
 import socket
@@ -90,13 +91,9 @@ class _Request(HTTPRequest):
         if code in (501, 505):  # the request is at fault
             code, status = 400, "400 Bad Request"
         detail = f"Expected a request of HTTP/1.1 as spliteasy sends them, found another: {msg or status[4:]}"
-        name = "ServerError" if code >= 500 else "ProtocolError"
-        problem = {"type": f"urn:spliteasy:error:{name}", "title": name, "status": code, "detail": detail}
-        body = json.dumps(problem).encode()
         self.close_connection = True
         with contextlib.suppress(OSError):
-            head = answer_head(status, "application/problem+json", len(body), {"Connection": "close"})
-            self.conn.socket.sendall(head + body)
+            self.conn.socket.sendall(_refusal(status, "ServerError" if code >= 500 else "ProtocolError", detail))
             self.conn.socket.shutdown(socket.SHUT_WR)
             _discarded(self.conn, _LINGERING)
 
@@ -130,6 +127,13 @@ class _Request(HTTPRequest):
         if self._head:
             chunk, self._head = self._head + chunk, b""
         super().write(chunk)
+
+
+def _refusal(status: str, name: str, detail: str) -> bytes:
+    """A problem as the whole answer, after which the connection is closed."""
+    problem = {"type": f"urn:spliteasy:error:{name}", "title": name, "status": int(status[:3]), "detail": detail}
+    body = json.dumps(problem).encode()
+    return answer_head(status, "application/problem+json", len(body), {"Connection": "close"}) + body
 
 
 class StepCall(Protocol):
@@ -219,7 +223,9 @@ class StepConnection(HTTPConnection):
             later = head["later"] is not None
             with call.answering():
                 self._send(*call(session, token, int(head["step"]), phase, stated, later, length, body))
-        except OSError:  # the client is gone, or fell silent in mid-body
+        except OSError as error:  # the client is gone, or fell silent in mid-body
+            if isinstance(error, ssl.SSLError) and error.reason == "HTTP_REQUEST":
+                _refuse_without_tls(self.socket)
             return False
         return read or _discarded(self, length)
 
@@ -266,6 +272,18 @@ def _discarded(connection: HTTPConnection, length: int) -> bool:
     except OSError:
         return False
     return length <= 0
+
+
+def _refuse_without_tls(connected: socket.socket) -> None:
+    """Answer a request that came without TLS in the same way; what else it says is thrown away."""
+    detail = "Expected a connection over TLS, found a request without it. Begin the server's address with https://."
+    end = time.monotonic() + _PATIENCE
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connected.fileno())) as plain:
+        plain.settimeout(_SILENCE)
+        plain.sendall(_refusal("400 Bad Request", "ProtocolError", detail))
+        plain.shutdown(socket.SHUT_WR)
+        while time.monotonic() < end and plain.recv(_JOINED):
+            pass
 
 
 class _Gateway(Gateway_10):
