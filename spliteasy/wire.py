@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields
 from typing import Any
 
+import numpy as np
 import torch
 
 from spliteasy.codecs import container
@@ -357,8 +358,14 @@ class Streams:
 
 
 def empty_buffer(length: int) -> memoryview:
-    """Memory to receive a frame into, at a multiple of 64 bytes."""
-    return container.bytes_of(torch.empty(length, dtype=torch.uint8))
+    """Memory to receive a frame into, at a multiple of 64 bytes.
+
+    NumPy's, not torch's: GNU malloc before 2.38 rarely reuses what was allocated aligned, and a process that gives no
+    memory back would grow by a body with every one.
+    """
+    memory = np.empty(length + container.ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % container.ALIGNMENT
+    return memory[begin : begin + length].data
 
 
 def _require_finite(tensor: torch.Tensor, name: str, slot: int) -> None:

@@ -1,16 +1,19 @@
 """Bytes codecs: fewer bytes, the same bits.
 
-Zstandard (RFC 8878), through python-zstandard, and LZ4 blocks, through python-lz4.
+Zstandard (RFC 8878), through python-zstandard, and LZ4 blocks, written through python-lz4 and read through numcodecs:
+python-lz4 decompresses into memory of its own and copies it, so that a block would take its content twice.
 """
 
 from __future__ import annotations
 
+import struct
 from typing import Any, ClassVar
 
 import lz4.block
 import numpy as np
 import numpy.typing as npt
 import zstandard
+from numcodecs import lz4 as lz4_into
 
 from spliteasy.codecs import BytesCodec
 from spliteasy.errors import CodecError, FrameError
@@ -20,6 +23,9 @@ __all__ = ["LZ4", "Zstd"]
 EXPANSION = 1 << 15
 """The most a zstd frame can grow when it is decompressed: a block of at least 4 bytes holds at most 128 KiB (RFC
 8878, 3.1.1.2)."""
+
+EMPTY = b"\0"
+"""An LZ4 block of no bytes."""
 
 
 class Zstd(BytesCodec):
@@ -101,16 +107,20 @@ class LZ4(BytesCodec):
         return block
 
     def decode(self, data: memoryview, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
-        """The array again, read-only. The block must fill exactly the expected size, and be able to."""
+        """The array again. The block must fill exactly the expected size, and be able to. Beside the array a copy of
+        the compressed bytes is made, behind their size."""
         expected = count * dtype.itemsize
         if expected > min(len(data) * self.EXPANSION, self.LARGEST):
             raise FrameError(
                 f"expected an lz4 block of {expected} bytes, found {len(data)} bytes, which cannot hold it"
             )
+        array = np.empty(count, dtype)
+        if not expected and data == EMPTY:  # the library takes a size of 0 for a lie
+            return array
         try:
-            content = lz4.block.decompress(data, uncompressed_size=expected)
-        except lz4.block.LZ4BlockError as error:
-            raise FrameError(f"the lz4 block of {expected} bytes is damaged: {error}") from error
-        if len(content) != expected:
-            raise FrameError(f"expected an lz4 block of {expected} bytes, found one of {len(content)}")
-        return np.frombuffer(content, dtype)
+            lz4_into.decompress(b"".join([struct.pack("<i", expected), data]), array.view(np.uint8))
+        except RuntimeError as error:
+            raise FrameError(
+                f"expected an lz4 block of {expected} bytes, found another or a damaged one: {error}"
+            ) from error
+        return array

@@ -36,11 +36,23 @@ BLOSC_HEADER = 16
 BLOSC_EXPANSION = 1 << 15
 """More than any of Blosc's compressors can expand a chunk."""
 
+DEFLATE_EXPANSION = 1032
+"""The most a stream of zlib or gzip grows: two bits copy 258 bytes."""
+
+BZ2_EXPANSION = 1 << 21
+"""More than bzip2 grows: a block holds 900,000 bytes, of which five stand for 259 at most, in more than 22."""
+
+LZMA_EXPANSION = 1 << 13
+"""More than LZMA grows: 273 bytes take 14 decisions, of which each takes 0.022 bits at least."""
+
 DICTIONARIES = (256, 1024, 2048, 4096, 4096, 8192, 8192, 16384, 32768, 65536)
 """KiB of dictionary that the presets 0 to 9 of LZMA take."""
 
 LZMA_OVERHEAD = 1 << 20
 """Bytes that a decoder of LZMA takes beside its dictionary."""
+
+PIECE = 1 << 18
+"""Bytes of a stream that are decompressed at a time."""
 
 FILTERS = ("delta", "shuffle")
 """What changes items in place, as it were: as many bytes out as in."""
@@ -196,33 +208,48 @@ def _zstd(codec: Any, data: memoryview, expected: int) -> Any:
     return Zstd().decode(data, np.dtype(np.uint8), expected)
 
 
-def _streamed(decompressor: Any, data: memoryview, expected: int) -> bytes:
-    """At most ``expected`` bytes of a stream (and one, to see that there are no more)."""
-    content: bytes = decompressor.decompress(data, expected + 1)
-    if len(content) != expected or not decompressor.eof or decompressor.unused_data:
+def _streamed(decompressor: Any, data: memoryview, expected: int, expansion: int) -> memoryview:
+    """A stream of exactly ``expected`` bytes, which grow by ``expansion`` at most, piece by piece into one buffer: what
+    comes out at once is collected in pieces and joined, which takes twice its size."""
+    if expected > len(data) * expansion:
+        raise FrameError(f"expected a stream of {expected} bytes, found {len(data)} bytes, which cannot hold it")
+    content, filled, taken = np.empty(expected, np.uint8).data, 0, 0
+    rest: BytesLike = b""
+    while not decompressor.eof:
+        if not rest and getattr(decompressor, "needs_input", True):
+            rest, taken = data[taken : taken + PIECE], taken + PIECE
+        piece = decompressor.decompress(rest, min(PIECE, expected - filled + 1))
+        content[filled : filled + len(piece)] = piece[: expected - filled]
+        filled += len(piece)
+        if filled > expected or not (piece or rest):  # too much, or no more
+            break
+        rest = getattr(decompressor, "unconsumed_tail", b"")
+    if filled != expected or not decompressor.eof or decompressor.unused_data or taken < len(data):
         raise FrameError(f"expected a stream of exactly {expected} bytes and nothing after it")
     return content
 
 
 def _zlib(codec: Any, data: memoryview, expected: int) -> Any:
-    return _streamed(zlib.decompressobj(), data, expected)
+    return _streamed(zlib.decompressobj(), data, expected, DEFLATE_EXPANSION)
 
 
 def _gzip(codec: Any, data: memoryview, expected: int) -> Any:
-    return _streamed(zlib.decompressobj(16 + zlib.MAX_WBITS), data, expected)
+    return _streamed(zlib.decompressobj(16 + zlib.MAX_WBITS), data, expected, DEFLATE_EXPANSION)
 
 
 def _bz2(codec: Any, data: memoryview, expected: int) -> Any:
-    return _streamed(bz2.BZ2Decompressor(), data, expected)
+    return _streamed(bz2.BZ2Decompressor(), data, expected, BZ2_EXPANSION)
 
 
 def _lzma(codec: Any, data: memoryview, expected: int) -> Any:
     if codec.format == lzma.FORMAT_RAW:  # its filters, dictionaries too, are those of the arguments
-        return _streamed(lzma.LZMADecompressor(codec.format, filters=codec.filters), data, expected)
-    sizes = [(1 << 10) * DICTIONARIES[_preset(codec.preset)]]
-    for step in codec.filters or ():
-        sizes.append(step.get("dict_size", (1 << 10) * DICTIONARIES[_preset(step.get("preset"))]))
-    return _streamed(lzma.LZMADecompressor(codec.format, memlimit=max(sizes) + LZMA_OVERHEAD), data, expected)
+        decompressor = lzma.LZMADecompressor(codec.format, filters=codec.filters)
+    else:
+        sizes = [(1 << 10) * DICTIONARIES[_preset(codec.preset)]]
+        for step in codec.filters or ():
+            sizes.append(step.get("dict_size", (1 << 10) * DICTIONARIES[_preset(step.get("preset"))]))
+        decompressor = lzma.LZMADecompressor(codec.format, memlimit=max(sizes) + LZMA_OVERHEAD)
+    return _streamed(decompressor, data, expected, LZMA_EXPANSION)
 
 
 def _preset(preset: int | None) -> int:
