@@ -31,7 +31,7 @@ SAMPLE = 16 * 8 * 8 * 4
 
 CODECS = [row.example for row in ROWS if row.kind == "bytes"]
 CODECS += [f"numcodecs({name!r})" for name in ("blosc", "bz2", "crc32", "gzip", "lz4", "lzma", "shuffle", "zstd")]
-QUICK = ("zstd(1)", "shuffle")
+QUICK = ("zstd(1)",)
 
 
 class _Bomber(Victim):
@@ -77,13 +77,14 @@ def _bombs(made: BytesCodec) -> Iterator[Bomb]:
     def zeros(count: int) -> bytes:
         return bytes(memoryview(made.encode(np.zeros(count // 4, np.float32))).cast("B"))
 
-    most = LIMIT // SAMPLE
-    huge, double, full, half = (zeros(size) for size in (8 * LIMIT, 2 * LIMIT, LIMIT, LIMIT // 2))
-    for stream in (huge, double):
-        yield from (Bomb(batch, stream) for batch in (1, most // 2, most))
+    most, full, half = LIMIT // SAMPLE, zeros(LIMIT), zeros(LIMIT // 2)
+    if len(full) < LIMIT:  # else what is larger is refused by its length, unread
+        huge, double = zeros(8 * LIMIT), zeros(2 * LIMIT)
+        yield from (Bomb(batch, stream) for stream in (huge, double) for batch in (1, most // 2, most))
+        yield from (Bomb(most, huge[: len(huge) // 2]), Bomb(most, huge[:64]), Bomb(most, full + full))
+        yield from (Bomb(most + 1, huge), Bomb(1 << 24, huge))
     yield from (Bomb(1, full), Bomb(most - 1, full), Bomb(most, zeros(LIMIT + 4)), Bomb(most, zeros(LIMIT - 4)))
-    yield from (Bomb(most, huge[: len(huge) // 2]), Bomb(most, full + full), Bomb(most, full[:-1]))
-    yield from (Bomb(most + 1, huge), Bomb(1 << 24, huge), Bomb(most, huge[:64]))
+    yield Bomb(most, full[:-1])
     yield from (Bomb(1, half), Bomb(most, half), Bomb(most, half[:-1]), Bomb(most + 1, half), Bomb(1 << 24, half))
     yield from (Bomb(most, full[:16], noted) for noted in (LIMIT // 4, LIMIT // 4 + 1, 1 << 40))
     yield from (Bomb(1, half, LIMIT // 4), Bomb(most, half, LIMIT // 2))
@@ -98,13 +99,13 @@ def _resident(pid: int, name: str) -> int:
     "notation", [pytest.param(one, marks=() if one in QUICK else pytest.mark.slow) for one in CODECS]
 )
 def test_bombs_take_no_more_than_the_limit(notation: str, record_property: Any) -> None:
+    record_property("fault", "decompression bombs")
     (made,) = codec(notation).bytes_codecs
     with se.LocalServer(max_message=LIMIT, threads=1) as server:
         assert server.pid is not None
         bomber = _Bomber(server.url, notation)
         bombs = [bomb for bomb in _bombs(made) if len(bomb.stream) < bomber.largest_body - 4096]  # others are not read
         assert len(bombs) >= 12
-        record_property("fault", "decompression bombs")
         record_property("cases", str(len(bombs)))
         before = _resident(server.pid, "VmRSS")
         Path(f"/proc/{server.pid}/clear_refs").write_text("5")  # the peak is counted from here on
@@ -117,3 +118,16 @@ def test_bombs_take_no_more_than_the_limit(notation: str, record_property: Any) 
         assert peak <= 1.1 * LIMIT, f"{peak} bytes at the peak beside a body of {body}, of {LIMIT}"
         assert requests.get(f"{server.url}/v1/health", timeout=30).ok
     print(f"{notation}: {len(bombs)} bombs, {peak / LIMIT:.3f} of the limit beside the body")
+
+
+def test_refused_bodies_do_not_add_up() -> None:
+    """Memory that a body lay in is used again for the next one."""
+    body = bytes(LIMIT // 4)
+    with se.LocalServer(max_message=LIMIT, threads=1) as server:
+        assert server.pid is not None
+        bomber = _Bomber(server.url, "shuffle")
+        before = _resident(server.pid, "VmRSS")
+        for _ in range(8):
+            assert bomber.drop(Bomb(1, body)).status == 400
+        grown = _resident(server.pid, "VmRSS") - before
+    assert grown <= 2 * len(body), f"{grown} bytes more after eight bodies of {len(body)}"

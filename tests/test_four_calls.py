@@ -215,9 +215,11 @@ def test_save_and_load_keep_the_protocol(tmp_path: Path) -> None:
     assert same(trainer.split.model.state_dict(), trained_unsplit(digits(), batches(2)).state_dict())
 
 
-def test_sixteen_trainers_at_once(server: se.LocalServer) -> None:
+def test_sixteen_trainers_at_once(server: se.LocalServer, record_property: Any) -> None:
     """More streams of events than there are threads for requests in a small server; each trainer ends as if it were
     alone. Nothing is drawn: threads of one process share torch's generator."""
+    record_property("fault", "16 sessions at once, each as when alone")
+    record_property("cases", 16)
     splits = [digits_split(seed=number, dropout=0.0) for number in range(16)]
     everyone, wrong = threading.Barrier(16), list[BaseException]()
 

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import requests
@@ -192,10 +193,13 @@ def test_a_server_with_such_limits_does_not_come_up() -> None:
         se.LocalServer(max_header=10).start()
 
 
-def test_sixteen_sessions_at_once_are_each_as_if_alone(server: se.LocalServer) -> None:
+def test_sixteen_sessions_at_once_are_each_as_if_alone(server: se.LocalServer, record_property: Any) -> None:
     """Sixteen devices send what they once said at the same time, and each finds the state that it had alone."""
+    record_property("fault", "16 sessions at once, each as when alone")
+    record_property("cases", 16)
     before = sessions(server.url)
     kinds = list(itertools.product((SINGLE, DOUBLE), CHAINS, (None, 1.0)))
+    assert len(kinds) == 16
     together: dict[int, dict[str, torch.Tensor]] = {}
     barrier = threading.Barrier(len(kinds), timeout=60)
     devices = [recorded(*kind) for kind in kinds]

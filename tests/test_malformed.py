@@ -264,7 +264,10 @@ def test_there_are_many() -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_malformed_request_is_a_problem_and_the_session_trains_on(strict: se.LocalServer, case: str) -> None:
+def test_a_malformed_request_is_a_problem_and_the_session_trains_on(
+    strict: se.LocalServer, case: str, record_property: Any
+) -> None:
+    record_property("fault", "malformed requests")
     victim = Victim(strict.url)
     answers = victim.send(CASES[case](victim))
     assert answers, "the connection was closed without an answer"
