@@ -37,6 +37,7 @@ GNU OpenMP), and memory that a step frees should stay for the next one instead o
 _READY = "listening on "
 _STOPPING = 3.0
 _MOST_THREADS = 64
+_WAITING = 128  # connections that nobody has accepted yet: beyond cheroot's 5, some of 16 devices at once were reset
 
 
 def server_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -109,7 +110,14 @@ def serve(
     app = create_app(sessions)
     # A thread waits for the compute thread or for a socket; connections that are idle or tell events take none.
     threads_for_calls = min(max(8, max_sessions + 4), _MOST_THREADS)
-    server = StepServer((host, port), app, numthreads=threads_for_calls, timeout=60, server_name="spliteasy")
+    server = StepServer(
+        (host, port),
+        app,
+        numthreads=threads_for_calls,
+        request_queue_size=_WAITING,
+        timeout=60,
+        server_name="spliteasy",
+    )
     server.max_request_header_size = limits.header
     server.step_call = app.extensions["spliteasy"]
     server.ssl_adapter = encryption
