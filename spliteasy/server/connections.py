@@ -311,5 +311,4 @@ class StepServer(Server):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.request_queue_size = 1024  # with cheroot's 5, devices that come at once are reset
         self.gateway = _Gateway
