@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 import torch
-from harness import DOUBLE, SINGLE, batch, batches, digits, digits_split, same, trained_unsplit
+from harness import DOUBLE, SINGLE, batch, batches, digits, digits_split, same, snapshot, trained_unsplit
 from serving import Serving
 from sockets import Proxy, raw_call
 
@@ -100,16 +100,18 @@ def test_training_over_tls_equals_the_unsplit_network(
     assert same(trainer.split.model.state_dict(), trained_unsplit(digits(), steps, **ADAM).state_dict())
 
 
+@pytest.mark.parametrize("pipeline", [1, 3], ids=["", "pipelined"])
 def test_a_large_message_passes_and_is_counted_as_without_tls(
-    encrypted: Serving, plain: Serving, trusted: None
+    encrypted: Serving, plain: Serving, trusted: None, pipeline: int
 ) -> None:
     x, y = torch.randn(2048, 1, 8, 8), torch.arange(2048) % 10
-    counted = []
+    counted, states = [], []
     for server in (encrypted, plain):
-        with se.Trainer(digits_split(), server.url) as trainer:
+        with se.Trainer(digits_split(), server.url, pipeline=pipeline) as trainer:
             records = [trainer.step(x, y), trainer.step(*batch())]
         counted.append([record.bytes for record in records])
-    assert counted[0] == counted[1]
+        states.append(snapshot(trainer.split.model))
+    assert counted[0] == counted[1] and same(*states)
     assert all(volume.http > 4 << 20 for volume in counted[0][0].values())
 
 
