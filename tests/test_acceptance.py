@@ -59,14 +59,20 @@ def train_whole(model: nn.Module, config: dict[str, Any], data: list[Any]) -> tu
 
 
 RUNS = [
-    pytest.param(*case, config, id=f"{case[0]}-{case[2]}-{config['name']}", marks=marks)
+    pytest.param(
+        *case,
+        config,
+        where,
+        id=f"{case[0]}-{case[2]}-{config['name']}-{where}",
+        marks=pytest.mark.slow if number > 3 and (config is ADAM or where == "in-process") else (),
+    )
     for number, case in enumerate(CASES)
-    for config, marks in ((SGD, ()), (ADAM, pytest.mark.slow if number > 3 else ()))
+    for config in (SGD, ADAM)
+    for where in ("in-process", "http")
 ]
 
 
-@pytest.mark.parametrize("where", ["in-process", "http"])
-@pytest.mark.parametrize(("name", "size", "cuts", "config"), RUNS)
+@pytest.mark.parametrize(("name", "size", "cuts", "config", "where"), RUNS)
 def test_split_equals_whole(
     name: str, size: int, cuts: tuple[str, ...], config: dict[str, Any], where: str, request: pytest.FixtureRequest
 ) -> None:

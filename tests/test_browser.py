@@ -163,7 +163,8 @@ def test_a_few_steps_are_trained_the_picture_saved_and_the_code_shown(
     notebook.close()
 
 
-@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_best_cut_moves_the_scissors(
     browser: Any, theme: str, request: pytest.FixtureRequest, pictures: Path
 ) -> None:
@@ -335,6 +336,7 @@ def test_dark_theme_and_a_narrow_notebook_7(browser: Any, dark: Server, pictures
     notebook.close()
 
 
+@pytest.mark.slow
 def test_running_a_cell_again_leaves_one_view(browser: Any, light: Server) -> None:
     count = "import ipywidgets\nlen(ipywidgets.widgets.widget._instances)"
     notebook = Notebook(browser, light, [SHOW.format("'digits_cnn', at='pool'"), count], "lab", 1100)

@@ -486,6 +486,7 @@ def test_running_a_cell_again_keeps_what_was_chosen() -> None:
         assert explore("digits_cnn").state.batch == 32
 
 
+@pytest.mark.slow
 def test_twenty_runs_leave_nothing_behind() -> None:
     counts = []
     for run in range(20):
@@ -507,14 +508,17 @@ def test_measure_can_be_waited_for(explorer: Explorer, view: View) -> None:
     "arguments",
     [
         {"model": "digits_cnn", "at": ("pool", "dropout"), "batch": 4, "codecs": "topk(0.1) | fp16"},
-        {
-            "model": "densenet121",
-            "codecs": 'pca(2, axis="channel") | int8',
-            "input_shape": (3, 64, 64),
-            "batch": 2,
-            "num_classes": 7,
-            "at": ("features.denseblock1.denselayer1.conv1", "features.denseblock1.denselayer4.conv2"),
-        },
+        pytest.param(
+            {
+                "model": "densenet121",
+                "codecs": 'pca(2, axis="channel") | int8',
+                "input_shape": (3, 64, 64),
+                "batch": 2,
+                "num_classes": 7,
+                "at": ("features.denseblock1.denselayer1.conv1", "features.denseblock1.denselayer4.conv2"),
+            },
+            marks=pytest.mark.slow,
+        ),
         {"model": "resnet18", "input_shape": (3, 64, 96), "at": "layer1.0.conv1"},
     ],
 )
