@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,11 +25,11 @@ from spliteasy.errors import (
     ServerError,
     SplitEasyError,
 )
-from spliteasy.heads import CALL, Call, digest
+from spliteasy.heads import CALL, OPENING, Call, digest
 from spliteasy.http1 import Answer, Connection
 from spliteasy.shaping import Crossing
 
-__all__ = ["FLEETING", "Caller", "Patience", "final", "strange"]
+__all__ = ["FLEETING", "Caller", "Patience", "strange", "unwrapped"]
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _GATEWAY = (502, 503, 504)
@@ -87,6 +88,21 @@ class Caller:
         """A call without a number that is not made again."""
         return _accepted(f"{self.url}{path}", self.connection.call(method, path, pieces, headers or {}))
 
+    def opening(self, path: str, pieces: Sequence[bytes | memoryview]) -> Answer:
+        """The call that opens a session, made again likewise, under a key by which the server knows it again.
+
+        Where nobody was ever reached the address may be wrong, and where something else answers twice it is: neither is
+        waited for."""
+        before, strange = self.connection.sent, 0
+
+        def unwrapped(error: SplitEasyError) -> bool:
+            nonlocal strange
+            strange += isinstance(error, _Strange)
+            return strange > 1 or self.connection.sent == before
+
+        key = {OPENING: secrets.token_urlsafe(32)}
+        return self(self.number(), "POST", path, pieces, more=key, final=final)
+
     def __call__(
         self,
         number: int,
@@ -95,8 +111,9 @@ class Caller:
         pieces: Sequence[bytes | memoryview],
         crossing: Callable[[], Crossing] | None = None,
         more: Mapping[str, str] | None = None,
+        final: Callable[[SplitEasyError], bool] = lambda error: False,
     ) -> Answer:
-        """Make call ``number``, with ``more`` headers, again and again until it is answered."""
+        """Make call ``number``, with ``more`` headers, until it is answered or an error is ``final``."""
         headers, patience = {**self.headed(number, pieces), **(more or {})}, self.patience()
         while True:
             try:
@@ -107,8 +124,8 @@ class Caller:
             except FLEETING as error:
                 if not isinstance(error, BusyError):
                     self.connection.close()  # whatever else comes over it belongs to no call of ours
-                if not patience.pause(error):
-                    raise final(error) from None
+                if final(error) or not patience.pause(error):
+                    raise unwrapped(error) from None
 
     def patience(self) -> Patience:
         """For one call."""
@@ -160,7 +177,7 @@ def strange() -> Iterator[None]:
         raise _Strange(error) from None
 
 
-def final(error: SplitEasyError) -> SplitEasyError:
+def unwrapped(error: SplitEasyError) -> SplitEasyError:
     """What to raise for one of them when there is no time left."""
     return error.real if isinstance(error, _Strange) else error
 

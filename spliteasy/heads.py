@@ -16,6 +16,7 @@ __all__ = [
     "EVENT_TYPE",
     "FRAME_TYPE",
     "LATER",
+    "OPENING",
     "SAVED",
     "Call",
     "answer_head",
@@ -32,6 +33,9 @@ __all__ = [
 
 CALL = "Call"
 """The header of a numbered call and of its answer: the number, and a digest of the body."""
+
+OPENING = "Opening"
+"""The header of a call that opens a session: a secret that its device drew, the same when the call is made again."""
 
 SAVED = "Saved"
 """The header that names the last step whose state a server that keeps states has on its disk."""

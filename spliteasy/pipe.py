@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from spliteasy.calling import FLEETING, Caller, Patience, final, strange
+from spliteasy.calling import FLEETING, Caller, Patience, strange, unwrapped
 from spliteasy.errors import SplitEasyError
 from spliteasy.http1 import Answer
 from spliteasy.link import Link
@@ -98,7 +98,7 @@ class Pipe:
                 self._end(hard=True)
                 if not self._patience.pause(error):
                     self.give_up()
-                    raise final(error) from None
+                    raise unwrapped(error) from None
                 self._begin()
                 continue
             except SplitEasyError:

@@ -154,8 +154,9 @@ class InProcess:
 class HTTP:
     """A session on a server. Opening it sends the configuration and ``tensors``: B's weights and fitted parameters.
 
-    A call whose connection is lost is made again for ``retry`` seconds. Where the server keeps states (``serve
-    --state``), the steps since the last one that it wrote are remembered here, and sent again if it was started anew.
+    A call whose connection is lost is made again for ``retry`` seconds, also the one that opens the session. Where the
+    server keeps states (``serve --state``), the steps since the last one that it wrote are remembered here, and sent
+    again if it was started anew.
 
     Raises `ConnectionLost` when no server answers, `ProtocolError` when something else does, and the server's own
     error, by name, when it refuses. A ``link`` shapes the socket for the messages of steps and evaluation; opening and
@@ -174,7 +175,7 @@ class HTTP:
     ) -> None:
         self._set_up(url, link, timeout, retry)
         body = save_tensors(tensors, {"session": json.dumps(dict(config))})
-        answer = self._read("/v1/sessions", self._caller.once("POST", "/v1/sessions", [body]))
+        answer = self._read("/v1/sessions", self._caller.opening("/v1/sessions", [body]))
         names = [answer.get("session"), answer.get("token")]
         if not all(isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_\-]{1,200}", name) for name in names):
             raise ProtocolError(f"Expected a session and its token from {self.url}, found {answer!r:.200}.")

@@ -6,13 +6,13 @@ file is that one. The command itself is what a user types.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -100,14 +100,16 @@ class _Forker:
     def __init__(self) -> None:
         environment = {**os.environ, **SETTINGS, "OMP_NUM_THREADS": "1"}  # else the command would start itself again
         environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        self._lock = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
     def ask(self, job: dict[str, Any]) -> Any:
         assert self._process.stdin is not None and self._process.stdout is not None
-        print(json.dumps(job), file=self._process.stdin, flush=True)
-        return json.loads(self._process.stdout.readline())
+        with self._lock:
+            print(json.dumps(job), file=self._process.stdin, flush=True)
+            return json.loads(self._process.stdout.readline())
 
 
 @functools.cache
@@ -140,12 +142,14 @@ def _main() -> None:
     import spliteasy.server.connections  # noqa: F401
 
     digits_split()  # loads the rest; a backward here would forbid any in a fork
+    ended: dict[int, int] = {}
     for line in sys.stdin:
         job = json.loads(line)
         if "status of" in job:
-            with contextlib.suppress(ChildProcessError):
-                ended, status = os.waitpid(job["status of"], os.WNOHANG)
-                print(json.dumps(os.waitstatus_to_exitcode(status) if ended else None), flush=True)
+            pid = job["status of"]
+            if pid not in ended and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                ended[pid] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            print(json.dumps(ended.get(pid)), flush=True)
             continue
         child = os.fork()
         if child == 0:

@@ -275,7 +275,7 @@ FOREIGN: dict[str, bytes] = {
 def test_a_server_of_another_kind_is_named(answer: str) -> None:
     with Listener(answering(FOREIGN[answer])) as listener:
         with pytest.raises(ServerError) as caught:
-            trainer = se.Trainer(digits_split(), server=listener.url, timeout=5)
+            trainer = se.Trainer(digits_split(), server=listener.url, timeout=5, retry=0)
             trainer.step(*batch())
         assert type(caught.value) in (ProtocolError, ConnectionLost, ServerError)
         assert "Expected" in str(caught.value) or listener.url in str(caught.value)
@@ -298,7 +298,7 @@ def test_a_web_server_is_named() -> None:
 )
 def test_a_server_that_closes_at_once(talk: Callable[[socket.socket], Any]) -> None:
     with Listener(talk) as listener, pytest.raises(ConnectionLost, match="found none"):
-        se.Trainer(digits_split(), server=listener.url)
+        se.Trainer(digits_split(), server=listener.url, retry=0)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_a_server_that_stalls(begun: bytes) -> None:
 
     start = time.monotonic()
     with Listener(stall) as listener, pytest.raises(ConnectionLost, match="timed out"):
-        se.Trainer(digits_split(), server=listener.url, timeout=0.3)
+        se.Trainer(digits_split(), server=listener.url, timeout=0.3, retry=0)
     assert time.monotonic() - start < 20  # the usual time-out is 600 s
 
 

@@ -17,13 +17,13 @@ import spliteasy
 from spliteasy import errors
 from spliteasy.codecs import container
 from spliteasy.errors import DamagedError, FrameError, SplitEasyError
-from spliteasy.heads import CALL, EVENT_TYPE, FRAME_TYPE, LATER, SAVED, Call, answer_head, digest, phase_of
+from spliteasy.heads import CALL, EVENT_TYPE, FRAME_TYPE, LATER, OPENING, SAVED, Call, answer_head, digest, phase_of
 from spliteasy.server.mailbox import EventStream
 from spliteasy.server.metrics import CONTENT_TYPE
 from spliteasy.server.opening import SessionConfig
 from spliteasy.server.session import Commit
 from spliteasy.server.sessions import Sessions
-from spliteasy.server.store import Served
+from spliteasy.server.store import Served, names
 from spliteasy.weights import load_tensors
 from spliteasy.wire import Frame, empty_buffer
 
@@ -92,8 +92,10 @@ def create_app(sessions: Sessions) -> Flask:
     @app.post("/v1/sessions")
     def open_one() -> Response:
         with received(sessions.limits.opening) as body, in_hand.new():
+            call, key = _call(request.headers.get(CALL), body), request.headers.get(OPENING)
             config = SessionConfig.from_json(container.read(body)[1].get("session", ""))
-            identifier, token = sessions.open(config, load_tensors(body))
+            named = None if key is None else names(key, call.digest if isinstance(call, Call) else call)
+            identifier, token = sessions.open(config, load_tensors(body), named)
         about = {"session": identifier, "token": token, "torch": torch.__version__, "saves_every": sessions.saves_every}
         return _json({**about, **sessions.stated(store.get(identifier, token), config)}, 201)
 

@@ -16,10 +16,10 @@ class Observer:
     def __init__(self, log: EventLog | None = None) -> None:
         self.metrics, self._log = Metrics(), log or EventLog()
 
-    def opened(self, session: str, nbytes: int, seconds: float) -> None:
-        """A device opened a session with so many bytes of tensors."""
-        self.metrics.add("spliteasy_sessions_opened_total")
-        self._log.write("opened", session, bytes=nbytes, seconds=seconds)
+    def opened(self, session: str, nbytes: int, seconds: float, again: bool = False) -> None:
+        """A device opened a session with so many bytes of tensors, or asked ``again`` for one that it opened."""
+        self.metrics.add("spliteasy_calls_again_total" if again else "spliteasy_sessions_opened_total")
+        self._log.write("opened", session, bytes=nbytes, seconds=seconds, again=again or None)
 
     def closed(self, session: str) -> None:
         """A device closed its session."""

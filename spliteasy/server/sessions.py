@@ -62,8 +62,17 @@ class Sessions:
         """After how many steps a session's state is written; None: never."""
         return self._checkpoints.every if self._checkpoints is not None else None
 
-    def open(self, config: SessionConfig, tensors: Mapping[str, torch.Tensor]) -> tuple[str, str]:
-        """A new session's identifier and token. Not for the compute thread."""
+    def open(
+        self, config: SessionConfig, tensors: Mapping[str, torch.Tensor], named: tuple[str, str] | None = None
+    ) -> tuple[str, str]:
+        """A new session's identifier and token; ``named``: those that it gets, or has got before. Not for the compute
+        thread."""
+        new = False
+
+        def build() -> Session:
+            nonlocal new
+            new = True
+            return self.computed(lambda: self._build(config, tensors))
 
         def keep(served: Served) -> None:
             if self._checkpoints is not None:
@@ -72,9 +81,9 @@ class Sessions:
                 self.computed(lambda: keeper.write(served.session))
 
         started = time.perf_counter()
-        opened = self.store.open(lambda: self.computed(lambda: self._build(config, tensors)), keep)
+        opened = self.store.open(build, keep, named)
         nbytes = sum(tensor.nbytes for tensor in tensors.values())
-        self.observer.opened(opened[0], nbytes, time.perf_counter() - started)
+        self.observer.opened(opened[0], nbytes, time.perf_counter() - started, not new)
         return opened
 
     def stated(self, served: Served, config: SessionConfig) -> dict[str, Any]:

@@ -5,21 +5,23 @@ Where the server keeps states, a session that is not in memory is read from its 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
+import re
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from spliteasy.errors import BusyError, SessionError
+from spliteasy.errors import BusyError, FrameError, OrderError, SessionError
 from spliteasy.server.checkpoints import Keeper
 from spliteasy.server.ledger import Ledger
 from spliteasy.server.mailbox import Mailbox
 from spliteasy.server.session import Session
 
-__all__ = ["IDENTIFIER_BYTES", "TOKEN_BYTES", "Served", "SessionStore", "seal"]
+__all__ = ["IDENTIFIER_BYTES", "TOKEN_BYTES", "Served", "SessionStore", "names", "seal"]
 
 IDENTIFIER_BYTES, TOKEN_BYTES = 12, 32
 """The random bytes in a session's identifier and token, which are written in base64."""
@@ -54,6 +56,7 @@ class SessionStore:
         self.capacity, self.idle_seconds, self._clock, self._find = capacity, idle_seconds, clock, find
         self._served: dict[str, Served] = {}
         self._opening = 0
+        self._opened_now: set[str] = set()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -62,18 +65,41 @@ class SessionStore:
             return len(self._served)
 
     def open(
-        self, build: Callable[[], Session], keep: Callable[[Served], None] = lambda served: None
+        self,
+        build: Callable[[], Session],
+        keep: Callable[[Served], None] = lambda served: None,
+        named: tuple[str, str] | None = None,
     ) -> tuple[str, str]:
-        """Reserve a place, build a session, let it be kept, and return its identifier and token. Raises `BusyError`
-        when full."""
-        identifier, token = secrets.token_urlsafe(IDENTIFIER_BYTES), secrets.token_urlsafe(TOKEN_BYTES)
+        """Reserve a place, build a session, let it be kept, and return its identifier and token: those of ``named``, if
+        given, under which a session that is there already is found again.
+
+        Raises `BusyError` when full or while the same is opened, `OrderError` if the token is not that session's."""
+        identifier, token = named or names(secrets.token_urlsafe(TOKEN_BYTES), "")
 
         def make() -> Served:
-            served = Served(build(), identifier, seal(token))
-            keep(served)
+            served = self._find(identifier) if named is not None else None
+            if served is None:
+                served = Served(build(), identifier, seal(token))
+                keep(served)
             return served
 
-        self._enter(make)
+        with self._lock:
+            self._expire()
+            served = self._served.get(identifier)
+            if identifier in self._opened_now:
+                raise BusyError("Expected a session that is not being opened yet, found that it is. Ask again.")
+            self._opened_now.add(identifier)
+        try:
+            served = served or self._enter(make)
+            if served is None or not hmac.compare_digest(served.seal, seal(token)):
+                raise OrderError(
+                    "Expected the opening of a session as it came before under the same key, found another body. Send "
+                    "the same bytes again, or draw another key."
+                )
+            served.used = self._clock()
+        finally:
+            with self._lock:
+                self._opened_now.discard(identifier)
         return identifier, token
 
     def get(self, identifier: str, token: str) -> Served:
@@ -149,6 +175,21 @@ class SessionStore:
         oldest = self._clock() - self.idle_seconds
         for identifier in [key for key, served in self._served.items() if served.used < oldest]:
             self._served.pop(identifier).mailbox.close()
+
+
+def names(key: str, digest: str) -> tuple[str, str]:
+    """The identifier and the token of the session that is opened under a secret ``key`` by a body of this ``digest``.
+
+    They are made of these alone: a server that is asked again, also one that was started anew, finds the session or has
+    lost it, and need not remember who asked. Raises `FrameError` for a key that could be guessed."""
+    if not re.fullmatch(r"[A-Za-z0-9_\-]{32,200}", key):
+        raise FrameError("Expected a key of 32 or more random letters and digits to open a session, found another.")
+
+    def made(what: str, size: int) -> str:
+        drawn = hmac.digest(key.encode(), what.encode(), "sha256")[:size]
+        return base64.urlsafe_b64encode(drawn).decode().rstrip("=")
+
+    return made("identifier", IDENTIFIER_BYTES), made(f"token {digest}", TOKEN_BYTES)
 
 
 def seal(token: str) -> str:
