@@ -70,7 +70,7 @@ def differences(
         for number, (x, y) in enumerate(steps):
             if rates:
                 trainer.learning_rate = update.param_groups[0]["lr"] = rates[number]
-            theirs = _plain_step(model, update, criterion, x, y, se.step_seed(seed, number), clip_norm)
+            theirs = plain_step(model, update, criterion, x, y, se.step_seed(seed, number), clip_norm)
             ours = trainer.step(x, y).loss
             if ours != theirs:
                 found.append(f"loss {number}: {ours} for {theirs}")
@@ -79,12 +79,13 @@ def differences(
         state = trainer.state_dict()
     if not torch.equal(torch.get_rng_state(), before):
         found.append("global generator")
-    return found + _compared(state, {"model": model.state_dict(), "optimizer": update.state_dict()})
+    return found + compared(state, {"model": model.state_dict(), "optimizer": update.state_dict()})
 
 
-def _plain_step(
-    model: nn.Module, update: Any, criterion: Any, x: Tensor, y: Tensor, seed: int, clip_norm: float | None
+def plain_step(
+    model: nn.Module, update: Any, criterion: Any, x: Tensor, y: Tensor, seed: int, clip_norm: float | None = None
 ) -> float:
+    """One step of the plain network; its loss."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         loss = criterion(model(x), y)
@@ -107,7 +108,8 @@ def _evaluated(trainer: se.Trainer, model: nn.Module, criterion: Any, x: Tensor,
     return [] if same else [f"evaluation: {ours} for {theirs}"]
 
 
-def _compared(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+def compared(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """What differs between two states of model and optimizer."""
     found = [f"keys: {sorted(set(ours['model']) ^ set(theirs['model']))}"] * (
         set(ours["model"]) != set(theirs["model"])
     )

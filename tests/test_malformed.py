@@ -4,6 +4,8 @@ connection is closed where no answer could be told from another's; and the sessi
 from __future__ import annotations
 
 import json
+import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 import requests
 import torch
 from harness import DOUBLE, recorded, reference, same
-from victim import Victim
+from victim import Victim, responses
 
 import spliteasy as se
 from spliteasy.heads import digest
@@ -307,3 +309,21 @@ def test_malformed_requests_between_the_halves_of_a_step_do_no_harm(strict: se.L
     assert same(victim.state(1), reference(DOUBLE, 2))
     victim.close()
     assert requests.get(f"{strict.url}/v1/health", timeout=30).json()["sessions"] == 0
+
+
+def test_a_request_behind_the_end_of_another_is_not_mixed_up_with_it(strict: se.LocalServer) -> None:
+    """The end of a body and the next request come in one piece, after the body's beginning."""
+    victim = Victim(strict.url)
+    first, second = victim.request(), victim.request(below="/steps/0/backward")
+    host, _, port = strict.url.removeprefix("http://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connected:
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected.sendall(first[:-100])
+        time.sleep(0.2)
+        connected.sendall(first[-100:] + second)
+        connected.shutdown(socket.SHUT_WR)
+        said = b"".join(iter(lambda: connected.recv(1 << 16), b""))
+    assert [answer.status for answer in responses(said)] == [200, 200]
+    victim.step(1)
+    assert same(victim.state(1), reference(DOUBLE, 2))
+    victim.close()
