@@ -93,12 +93,12 @@ class Caller:
 
         Where nobody was ever reached the address may be wrong, and where something else answers twice it is: neither is
         waited for."""
-        before, strange = self.connection.sent, 0
+        before, foreign = self.connection.sent, 0
 
-        def unwrapped(error: SplitEasyError) -> bool:
-            nonlocal strange
-            strange += isinstance(error, _Strange)
-            return strange > 1 or self.connection.sent == before
+        def final(error: SplitEasyError) -> bool:
+            nonlocal foreign
+            foreign += isinstance(error, _Strange)
+            return foreign > 1 or self.connection.sent == before
 
         key = {OPENING: secrets.token_urlsafe(32)}
         return self(self.number(), "POST", path, pieces, more=key, final=final)
