@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -58,6 +59,12 @@ class Serving:
     @property
     def port(self) -> str:
         return self.url.rpartition(":")[2]
+
+    def limit(self, nbytes: int | None) -> None:
+        """The largest file that it can write from now on, as if the disk were full; None: any."""
+        soft = resource.RLIM_INFINITY if nbytes is None else nbytes
+        most = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (soft, most))
 
     def terminate(self) -> None:
         """Ask it to stop."""

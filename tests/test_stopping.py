@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import threading
 from collections.abc import Callable
@@ -258,13 +257,13 @@ def test_a_full_disk_stops_training_until_there_is_room(
         with se.Trainer(digits_split(at), server.url, optimizer=ADAM, retry=2) as trainer:
             for x, y in STEPS[:3]:
                 trainer.step(x, y)
-            limit(server, 1000)
+            server.limit(1000)
             for x, y in STEPS[3:5]:  # the last one updates step 3, whose state is written beside what follows
                 trainer.step(x, y)
             for _ in range(2):
                 with pytest.raises(StateError, match=r"(?s)room for the state.*No finished step is lost"):
                     trainer.step(*STEPS[5])
-            limit(server, resource.RLIM_INFINITY)
+            server.limit(None)
             trainer.step(*STEPS[5])
         assert server.stop() == 0
     assert undisturbed(trainer, digits())
@@ -279,7 +278,7 @@ def test_a_full_disk_at_the_end_is_told_and_the_device_sends_what_is_missing(
         trainer = se.Trainer(digits_split(), first.url, optimizer=ADAM, retry=30)
         for x, y in STEPS[:4]:
             trainer.step(x, y)
-        limit(first, 1000)
+        first.limit(1000)
         assert first.stop() == 1
         assert "Expected room for the state" in first.said and len(first.said.splitlines()) == 1
     (folder,) = (tmp_path / "states").iterdir()
@@ -288,12 +287,6 @@ def test_a_full_disk_at_the_end_is_told_and_the_device_sends_what_is_missing(
         for x, y in STEPS[4:]:
             trainer.step(x, y)
     assert undisturbed(trainer, digits())
-
-
-def limit(server: Serving, nbytes: int) -> None:
-    """The largest file that the server can write: as if the disk were full."""
-    most = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)[1]
-    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (nbytes, most))
 
 
 def test_a_session_without_its_server_is_unknown_to_one_that_keeps_no_states(tmp_path: Path) -> None:

@@ -186,7 +186,9 @@ def create_app(sessions: Sessions) -> Flask:
         response = _problem(type(error).__name__, status, str(error), more)
         if isinstance(error, errors.BusyError):
             response.headers["Retry-After"] = str(math.ceil(error.seconds))
-        observer.refused(type(error).__name__, status, *map(called.get, ("identifier", "step", "phase")))
+        step = called.get("step")
+        stated = step if type(step) is int else None  # a text is what the client sent, and has no place in a log
+        observer.refused(type(error).__name__, status, called.get("identifier"), stated, called.get("phase"))
         return response
 
     @app.errorhandler(HTTPException)
