@@ -162,6 +162,8 @@ def _parser() -> argparse.ArgumentParser:
         train.add_argument(f"--{message}", default=None, metavar="CHAIN", help=f"the chain of the {message} alone")
     train.add_argument("--protocol", default="two-call",
                        help="two-call, or four-call, the paper's way (default: two-call)")  # fmt: skip
+    train.add_argument("--pipeline", type=int, default=1, metavar="N",
+                       help="micro-batches that device and server work on at once (default: 1)")  # fmt: skip
     train.add_argument("--seed", type=int, default=0, help="seed of weights, batches and steps (default: 0)")
     train.add_argument("--picture", type=Path, default=None, help="save a picture of the run here")
     train.set_defaults(run=_train)
@@ -348,7 +350,7 @@ def _train(options: argparse.Namespace, given: Sequence[str]) -> None:
     }
     with Trainer(
         parts, options.server, Codecs(**chains), {"name": options.optimizer, "lr": options.lr},
-        backward=options.backward, seed=options.seed, protocol=options.protocol,
+        backward=options.backward, seed=options.seed, protocol=options.protocol, pipeline=options.pipeline,
     ) as trainer:  # fmt: skip
         for epoch in range(options.epochs):
             log = trainer.fit(data.loader(train, options.batch, seed=options.seed + epoch))

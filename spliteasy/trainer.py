@@ -60,11 +60,12 @@ class Trainer:
     ``pipeline`` divides every batch into so many micro-batches, which device, link and server work on at once. The
     gradients are then the sums over the micro-batches, each weighted by its share of the samples, for a loss that is a
     mean over samples: what the unsplit model gathers, to the bit, when it goes through them one after the other
-    (``(loss * share).backward()``), each after ``torch.manual_seed(step_seed(part_seed(seed, part), step))``; only what
-    adds to a gradient several times in one backward, as reentrant checkpoints do, is added in another order. Without
-    batch statistics that is the whole batch's gradient but for rounding. Batch norm in training mode normalizes each
-    micro-batch by its own statistics and moves its running averages once for each: another training, as if with
-    smaller batches. Codecs keep a state for each micro-batch's place. The seconds of a pipelined step's phases overlap.
+    (``(loss * share).backward()``), each after ``torch.manual_seed(step_seed(part_seed(seed, part), step))``, both of
+    `spliteasy.seeding`; only what adds to a gradient several times in one backward, as reentrant checkpoints do, is
+    added in another order. Without batch statistics that is the whole batch's gradient but for rounding. Batch norm in
+    training mode normalizes each micro-batch by its own statistics and moves its running averages once for each:
+    another training, as if with smaller batches. Codecs keep a state for each micro-batch's place. Over HTTP the phases
+    of a pipelined step overlap; in one process they follow each other.
 
     With chain ``raw`` and ``backward="exact"`` every parameter, buffer and optimizer state equals the unsplit model's
     after any number of steps, to the bit, for the same build, device and thread count. A step that fails leaves the

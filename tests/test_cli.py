@@ -146,7 +146,7 @@ def test_serve_and_train_against_it() -> None:
         url = re.search(r"http://127\.0\.0\.1:\d+", line)
         assert url is not None, line
         assert requests.get(f"{url[0]}/v1/health", timeout=10).json()["version"] == se.__version__
-        result = run("train", "digits_cnn", "--at", "pool", "--server", url[0])
+        result = run("train", "digits_cnn", "--at", "pool", "--server", url[0], "--pipeline", "2")
         assert result.returncode == 0 and "accuracy" in result.stdout, result.stderr
         assert requests.get(f"{url[0]}/v1/health", timeout=10).json()["sessions"] == 0
     finally:
