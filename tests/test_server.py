@@ -1,10 +1,12 @@
 """The Flask app over sessions: tokens, order of calls, isolation, and bodies of every kind. No sockets here."""
 
 import ast
+import gc
 import inspect
 import json
 import pickle
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -468,3 +470,20 @@ def test_the_same_frame_object_is_not_needed_by_the_session() -> None:
     expected = {name: tensor for name, tensor in reference(DOUBLE, 2).items() if "|" not in name}
     assert same({name: tensor.detach() for name, tensor in session.weights().items()}, expected)
     assert same(snapshot(session.segment), expected)
+
+
+def test_the_compute_thread_ends_with_its_server() -> None:
+    def computing() -> int:
+        return sum(thread.name == "compute" for thread in threading.enumerate())
+
+    gc.collect()
+    before = computing()
+    kept = create_app(Sessions())
+    assert computing() == before + 1
+    del kept
+    gc.collect()
+    for _ in range(100):
+        if computing() <= before:
+            break
+        time.sleep(0.02)
+    assert computing() <= before

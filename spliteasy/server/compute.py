@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -19,12 +20,13 @@ T = TypeVar("T")
 
 
 class ComputeThread:
-    """Runs one piece of work at a time, with ``threads`` of OpenMP's (None: as torch chooses)."""
+    """Runs one piece of work at a time, with ``threads`` of OpenMP's (None: as torch chooses). The thread ends with
+    this object."""
 
     def __init__(self, threads: int | None = None) -> None:
-        self._work: queue.SimpleQueue[tuple[Callable[[], Any], _Outcome]] = queue.SimpleQueue()
-        self._threads = threads
-        threading.Thread(target=self._run, name="compute", daemon=True).start()
+        self._work: queue.SimpleQueue[tuple[Callable[[], Any], _Outcome] | None] = queue.SimpleQueue()
+        threading.Thread(target=_run, args=(self._work, threads), name="compute", daemon=True).start()
+        weakref.finalize(self, self._work.put, None).atexit = False
 
     def __call__(self, work: Callable[[], T]) -> T:
         """Do ``work`` on the thread and return what it returns, or raise what it raises."""
@@ -43,18 +45,6 @@ class ComputeThread:
         """Do ``work``, which raises nothing, on the thread, and do not wait for it."""
         self._work.put((work, _Outcome()))
 
-    def _run(self) -> None:
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
-        while True:
-            work, outcome = self._work.get()
-            try:
-                outcome.value = work()
-            except BaseException as error:
-                outcome.error = error
-            outcome.done.release()
-            del work, outcome  # a frame's memory is not kept until the next call
-
 
 class _Outcome:
     """What became of a piece of work, once ``done`` can be acquired."""
@@ -64,3 +54,16 @@ class _Outcome:
         self.error: BaseException | None = None
         self.done = threading.Lock()
         self.done.acquire()
+
+
+def _run(calls: queue.SimpleQueue[tuple[Callable[[], Any], _Outcome] | None], threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    while (item := calls.get()) is not None:
+        work, outcome = item
+        try:
+            outcome.value = work()
+        except BaseException as error:
+            outcome.error = error
+        outcome.done.release()
+        del item, work, outcome  # a frame's memory is not kept until the next call
