@@ -1,6 +1,7 @@
 """Make the table of `reliability.md` again: run the tests that inject faults, and count what they say they tried.
 
     python docs/reliability.py [--slow]
+    python docs/reliability.py REPORT.xml ...     # of tests that were run already: pytest --junitxml REPORT.xml
 
 A test names the fault and the number of cases with `record_property`; a test that fails survives none of its cases.
 """
@@ -19,7 +20,11 @@ BEGIN, END = "<!-- the table begins -->", "<!-- the table ends -->"
 
 
 def main() -> None:
-    """Run the tests and put the table in place."""
+    """Run the tests, unless there are reports, and put the table in place."""
+    reports = [argument for argument in sys.argv[1:] if argument.endswith(".xml")]
+    if reports:
+        _put(_table([ElementTree.parse(report).getroot() for report in reports]))
+        return
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         marks = ["-m", ""] if "--slow" in sys.argv else []
@@ -27,16 +32,19 @@ def main() -> None:
             str(path) for path in (ROOT / "tests").glob("test_*.py") if 'record_property("fault"' in path.read_text()
         )
         subprocess.run([sys.executable, "-m", "pytest", "-q", *marks, "--junitxml", str(report), *files], cwd=ROOT)
-        table = _table(ElementTree.parse(report).getroot())
+        _put(_table([ElementTree.parse(report).getroot()]))
+
+
+def _put(table: str) -> None:
     page = ROOT / "docs" / "reliability.md"
     before, _, rest = page.read_text().partition(BEGIN)
     page.write_text(f"{before}{BEGIN}\n\n{table}\n{END}{rest.partition(END)[2]}")
     print(table)
 
 
-def _table(report: ElementTree.Element) -> str:
+def _table(reports: list[ElementTree.Element]) -> str:
     tried, survived = Counter[str](), Counter[str]()
-    for case in report.iter("testcase"):
+    for case in (case for report in reports for case in report.iter("testcase")):
         properties = {one.get("name"): one.get("value", "") for one in case.iter("property")}
         if "fault" not in properties or case.find("skipped") is not None:
             continue

@@ -62,6 +62,12 @@ class Pipe:
         self._run: _Run | None = None
         self._patience: Patience | None = None
 
+    @property
+    def is_free(self) -> bool:
+        """Whether what is put now is next, or next but one: what waits here would be in the way of an answer to an
+        answer."""
+        return self._run is None or self._run.unsent <= 1
+
     def __len__(self) -> int:
         return len(self._waiting)
 
@@ -79,7 +85,8 @@ class Pipe:
             self._run.put(call)
 
     def take(self, wait: bool) -> tuple[PipedCall, Answer] | None:
-        """The answer to the first call that has none yet; None if it is not there and none is to be waited for.
+        """The answer to the first call that has none yet; None if it is not there and none is to be waited for, or
+        if a call has just been sent.
 
         Raises the server's error where it refuses the call, which is then still the first: to take it again is to make
         it and those after it once more, and `give_up` forgets them.
@@ -120,10 +127,14 @@ class Pipe:
     def _arrived(self, wait: bool) -> _Arrived | None:
         assert self._run is not None
         if self._held is None:
-            try:
-                found = self._run.arrived.get(block=wait)
-            except queue.Empty:
-                return None
+            found = None
+            while found is None:
+                try:
+                    found = self._run.arrived.get(block=wait)
+                except queue.Empty:
+                    return None
+                if found is None and wait:
+                    return None
             if isinstance(found, BaseException):
                 raise found
             self._held = found
@@ -151,11 +162,13 @@ class _Run:
     def __init__(self, caller: Caller, timeout: float, link: Link | None) -> None:
         self._caller, self._timeout, self._link = caller, timeout, link
         self._connection = caller.connection
-        self.arrived: queue.SimpleQueue[_Arrived | BaseException] = queue.SimpleQueue()
+        self.arrived: queue.SimpleQueue[_Arrived | BaseException | None] = queue.SimpleQueue()
+        self.unsent = 0
+        """Calls that are not sent yet, or not all of them; `arrived` gets None when one is."""
         self._to_send: queue.SimpleQueue[PipedCall | None] = queue.SimpleQueue()
         self._sent: queue.SimpleQueue[PipedCall | None] = queue.SimpleQueue()
         self._duplex: _Duplex | None = None
-        self._ended = False
+        self._ended, self._counting = False, threading.Lock()
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), daemon=True) for work in (self._write, self._read)
         ]
@@ -164,6 +177,8 @@ class _Run:
 
     def put(self, call: PipedCall) -> None:
         call.put = time.perf_counter()
+        with self._counting:
+            self.unsent += 1
         self._to_send.put(call)
 
     def end(self, hard: bool) -> None:
@@ -213,6 +228,9 @@ class _Run:
                     self._connection.sent += len(part)
                     call.sent += len(part)
             self._sent.put(call)
+            with self._counting:
+                self.unsent -= 1
+            self.arrived.put(None)
         self._sent.put(None)
 
     def _read(self) -> None:
@@ -240,6 +258,8 @@ class _Duplex:
         self._lock = threading.Lock()
         self.begun: float | None = None
         connected.setblocking(False)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # what the system has taken is then nearly on its way
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _SLICE)
 
     def send(self, piece: bytes | memoryview) -> None:
         """All of it."""

@@ -36,12 +36,13 @@ def run_pipelined(
     """Forward and backward of all micro-batches of ``step``; the last answer. ``parameters`` are the device's, which
     hold the sums of their gradients then.
 
-    The device goes on with the first answer that is there, and with A's forward of the next micro-batch while none is.
+    The device goes on with the first answer that is there, and with A's forward of the next micro-batch while none is
+    and the link has nothing else to carry: output gradients would wait behind activations, and the way down stay empty.
     What it computes for a micro-batch does not depend on when: answers come in the order of the calls.
     """
     total, of_c = GradientSum(parameters), deque[dict[str, torch.Tensor]]()
     under_way: deque[tuple[int, bool, Asked]] = deque()
-    single, started, reply = parts[0].split.c is None, 0, Message("", [])
+    single, started, reply, seconds = parts[0].split.c is None, 0, Message("", []), 0.0
 
     def begin(part: int, forward: bool, asked: Asked) -> None:
         under_way.append((part, single or not forward, asked))
@@ -49,15 +50,19 @@ def run_pipelined(
 
     while started < len(parts) or under_way:
         waiting = Stopwatch()
-        found = transport.answered(wait=started == len(parts)) if under_way else None
-        seconds = waiting.finish()["total"]
+        may_start = started < len(parts) and transport.is_free
+        found = transport.answered(wait=not may_start) if under_way else None
+        seconds += waiting.finish()["total"]
         if found is None:
+            if not may_start:
+                continue
             begin(started, True, parts[started].start())
             started += 1
             continue
         number, last, asked = under_way.popleft()
         part = parts[number]
         reply = part.exchange.understood(asked, found, seconds)
+        seconds = 0.0
         if not last:
             gradients = part.turn(reply)
             of_c.append(total.take())

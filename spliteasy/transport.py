@@ -65,7 +65,12 @@ class Transport(Protocol):
         """Send a message of a part of a step, without waiting; ``phase`` as `heads.phase_of` gives it."""
 
     def answered(self, wait: bool) -> Reply | None:
-        """The answer to the first of these that has none yet; None if it is not there and none is waited for."""
+        """The answer to the first of these that has none yet; None if it is not there and none is waited for, or if
+        `is_free` may have changed."""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a message that is sent now would soon be on its way."""
 
     def give_up(self) -> None:
         """Forget those that are under way: their step is not finished."""
@@ -114,6 +119,10 @@ class InProcess:
 
     def answered(self, wait: bool) -> Reply | None:
         return self._answers.popleft() if self._answers else None
+
+    @property
+    def is_free(self) -> bool:
+        return True
 
     def give_up(self) -> None:
         self._answers.clear()
@@ -238,6 +247,10 @@ class HTTP:
         self._note_saved(answer)
         link = Crossing(self._link, call.round_trip).seconds(call.sent, call.received)
         return Reply(Frame.parse(answer.body), call.sent, call.received, link)
+
+    @property
+    def is_free(self) -> bool:
+        return self._pipe.is_free
 
     def give_up(self) -> None:
         self._pipe.give_up()

@@ -137,6 +137,10 @@ class AppTransport:
     def answered(self, wait: bool) -> Reply | None:
         return self.answers.pop(0) if self.answers else None
 
+    @property
+    def is_free(self) -> bool:
+        return True
+
     def give_up(self) -> None:
         self.answers.clear()
 

@@ -14,7 +14,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from spliteasy.replacing import replacing
 from spliteasy.server.observing import Observer
 from spliteasy.server.opening import SessionConfig
 from spliteasy.server.session import Session
-from spliteasy.weights import flatten_state, load_tensors, save_tensors, unflatten_state
+from spliteasy.weights import flatten_state, load_tensors, unflatten_state
 
 __all__ = ["Checkpoints", "Keeper", "State"]
 
@@ -55,8 +55,9 @@ class State:
         about = {"config": config.to_dict(), "seal": seal, "step": self.step, "optimizer": numbers, "codecs": rest}
         self._metadata = {"format": _FORMAT, "session": json.dumps(about)}
 
-    def __bytes__(self) -> bytes:
-        return save_tensors(self._tensors, self._metadata)
+    def pieces(self) -> list[bytes | memoryview]:
+        """A safetensors file in pieces, which are views of the tensors' memory."""
+        return container.write(self._tensors, self._metadata)
 
 
 class Checkpoints:
@@ -78,13 +79,14 @@ class Checkpoints:
                 "this one."
             ) from error
 
-    def write(self, identifier: str, step: int, data: bytes) -> None:
+    def write(self, identifier: str, step: int, pieces: Sequence[bytes | memoryview]) -> None:
         """Put a state in place in one piece. Raises `StateError` if the disk refuses; older ones are still there."""
         path, started, refused = self._path(identifier, step), time.perf_counter(), None
         try:
             path.parent.mkdir(exist_ok=True)
             with replacing(path) as file:
-                file.write(data)
+                for piece in pieces:
+                    file.write(piece)
         except OSError as error:
             refused = type(error).__name__
             raise StateError(
@@ -93,7 +95,7 @@ class Checkpoints:
             ) from error
         finally:
             if self.observer is not None:
-                self.observer.saved(identifier, step, len(data), time.perf_counter() - started, refused)
+                self.observer.saved(identifier, step, sum(map(len, pieces)), time.perf_counter() - started, refused)
 
     def steps(self, identifier: str) -> list[int]:
         """The steps after which there are states, in order."""
@@ -214,7 +216,7 @@ class Keeper:
             self._error = error
 
     def _write(self, state: State) -> None:
-        self._checkpoints.write(self._identifier, state.step, bytes(state))
+        self._checkpoints.write(self._identifier, state.step, state.pieces())
         self.saved = state.step
         self._tidy()
 
