@@ -23,8 +23,8 @@ __all__ = [
     "answer_path",
     "authorization",
     "digest",
+    "direction_and_part",
     "events_path",
-    "part_of",
     "phase_of",
     "request_head",
     "session_path",
@@ -74,14 +74,15 @@ def step_path(session: str, step: int, phase: str) -> str:
     return f"{session}/steps/{step}/{phase}"
 
 
-def phase_of(phase: str, part: int) -> str:
+def phase_of(direction: str, part: int) -> str:
     """``forward`` or ``backward`` of a part of a step: the first is called so, others ``forward/1`` and so on."""
-    return f"{phase}/{part}" if part else phase
+    return f"{direction}/{part}" if part else direction
 
 
-def part_of(phase: str) -> int:
-    """The part of a step that a phase is of."""
-    return int(phase.partition("/")[2] or 0)
+def direction_and_part(phase: str) -> tuple[str, int]:
+    """``forward`` or ``backward``, and the part of the step: the inverse of `phase_of`."""
+    direction, _, part = phase.partition("/")
+    return direction, int(part or 0)
 
 
 def answer_path(session: str, number: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ MOST_PARTS = 64
 _BETWEEN = "/"
 
 
-class PartStreams(Sequence[Streams]):
+class PartStreams:
     """One side's `Streams` of each part of a step: a codec's state, and what it draws, belong to the place of a
     micro-batch in its step, so that they do not depend on the order in which parts are computed."""
 
@@ -30,7 +30,7 @@ class PartStreams(Sequence[Streams]):
         self.codecs = codecs
         self._parts = [Streams(codecs, part_seed(seed, part)) for part in range(parts)]
 
-    def __getitem__(self, part: Any) -> Any:
+    def __getitem__(self, part: int) -> Streams:
         return self._parts[part]
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ from torch import nn
 
 from spliteasy.exchange import Asked
 from spliteasy.heads import phase_of
-from spliteasy.local import MicroBatch
+from spliteasy.micro_batch import MicroBatch
 from spliteasy.parts import GradientSum
 from spliteasy.runlog import Stopwatch
 from spliteasy.transport import Transport

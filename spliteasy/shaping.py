@@ -36,6 +36,11 @@ def sleep_precisely(seconds: float) -> None:
         pass
 
 
+def _piece(bytes_a_second: float) -> int:
+    """How many bytes are sent at a time."""
+    return int(min(max(bytes_a_second * _PIECE_SECONDS, _PACKET), _LARGEST))
+
+
 class TokenBucket:
     """Lets bytes pass at ``mbps`` megabits a second; empty at ``since``, which is now unless given.
 
@@ -54,8 +59,7 @@ class TokenBucket:
         sleep: Callable[[float], None] = sleep_precisely,
     ) -> None:
         self.bytes_a_second = mbps * 1e6 / 8
-        finite = self.bytes_a_second < math.inf
-        self.piece = min(max(int(self.bytes_a_second * _PIECE_SECONDS), _PACKET), _LARGEST) if finite else _LARGEST
+        self.piece = _piece(self.bytes_a_second)
         self.depth = max(self.bytes_a_second * _DEPTH_SECONDS, 2.0 * self.piece)
         self._clock, self._sleep = clock, sleep
         self._tokens, self._since = 0.0, clock() if since is None else since
@@ -140,7 +144,7 @@ class Lane:
 
     def __init__(self, mbps: float) -> None:
         self._bytes_a_second, self._free = mbps * 1e6 / 8, 0.0
-        self.piece = TokenBucket(mbps).piece
+        self.piece = _piece(self._bytes_a_second)
 
     def arrival(self, count: int, put: float, travelling: float) -> float:
         """When ``count`` bytes have arrived that were put on it at ``put`` and travel for so many seconds."""

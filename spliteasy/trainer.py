@@ -22,7 +22,7 @@ from spliteasy.connecting import connect
 from spliteasy.errors import SplitEasyError, TrainingError
 from spliteasy.exchange import Exchange, entering_c, norms_of
 from spliteasy.link import Link
-from spliteasy.local import MicroBatch, unsplit_step
+from spliteasy.micro_batch import MicroBatch, unsplit_step
 from spliteasy.optimization import (
     Loss,
     Updater,

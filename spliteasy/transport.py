@@ -20,10 +20,10 @@ from spliteasy.calling import Caller
 from spliteasy.codecs import container
 from spliteasy.codecs.state import unflatten
 from spliteasy.errors import DataError, OrderError, ProtocolError, ServerError
-from spliteasy.heads import SAVED, authorization, part_of, session_path, step_path
+from spliteasy.heads import SAVED, authorization, direction_and_part, session_path, step_path
 from spliteasy.http1 import Answer
 from spliteasy.link import Link
-from spliteasy.pipe import Pipe, PipedCall
+from spliteasy.piped_calls import Pipe, PipedCall
 from spliteasy.sent_steps import SentSteps
 from spliteasy.server.session import Commit, Session
 from spliteasy.shaping import Crossing
@@ -113,9 +113,9 @@ class InProcess:
         return self._reply(frame, self.session.backward(step, frame), step, 1)
 
     def begin(self, step: int, phase: str, frame: Frame) -> None:
-        forward, part = phase.startswith("forward"), part_of(phase)
-        work = self.session.forward if forward else self.session.backward
-        self._answers.append(self._reply(frame, work(step, frame, part), step, 2 * part + (not forward)))
+        direction, part = direction_and_part(phase)
+        work = self.session.forward if direction == "forward" else self.session.backward
+        self._answers.append(self._reply(frame, work(step, frame, part), step, _place(phase)))
 
     def answered(self, wait: bool) -> Reply | None:
         return self._answers.popleft() if self._answers else None
@@ -236,7 +236,7 @@ class HTTP:
 
     def begin(self, step: int, phase: str, frame: Frame) -> None:
         number = self._next(step, phase, frame)
-        late = 0.0 if self._link is None else self._link.round_trip(step, 2 * part_of(phase) + (phase[0] == "b"))
+        late = 0.0 if self._link is None else self._link.round_trip(step, _place(phase))
         self._pipe.put(PipedCall(number, step_path(self._path, step, phase), frame.pieces, late))
 
     def answered(self, wait: bool) -> Reply | None:
@@ -327,7 +327,7 @@ class HTTP:
                 f"cuts and chains; found {frame.nbytes}. Use smaller batches, or start it with a larger --max-message."
             )
 
-    def _reply(self, send: Callable[[], Answer], step: int, call: int, number: int | None = None) -> Reply:
+    def _reply(self, send: Callable[[], Answer], step: int, call: int, number: float = math.inf) -> Reply:
         """The frame that came back, and all bytes that went over the socket for it."""
         before = self._counted()
         answer = self._caught_up(send, number)
@@ -357,7 +357,7 @@ class HTTP:
         body = json.dumps(self._commit.to_dict()).encode()
         return self._caller(self._caller.number(), "POST", f"{self._path}/commit", [body])
 
-    def _caught_up(self, send: Callable[[], T], pending: int | None = None) -> T:
+    def _caught_up(self, send: Callable[[], T], pending: float = math.inf) -> T:
         """What ``send`` returns; where the server fell behind, because it was started anew, once it has caught up.
         ``pending`` is the number of the first call that is sent, which is not among those that it lacks."""
         behind: OrderError | None = None
@@ -367,17 +367,17 @@ class HTTP:
                     self._send_again(behind, pending)
                 return send()
             except OrderError as error:
-                if self._sent is None or not self._sent.since(error.step, _below(pending)):
+                if self._sent is None or not self._sent.since(error.step, pending):
                     raise
                 behind = error
         assert behind is not None
         raise behind
 
-    def _send_again(self, behind: OrderError, pending: int | None) -> None:
+    def _send_again(self, behind: OrderError, pending: float) -> None:
         assert self._sent is not None
-        for call in self._sent.since(behind.step, _below(pending)):
+        for call in self._sent.since(behind.step, pending):
             self._caller(call.number, "PUT", step_path(self._path, call.step, call.phase), [call.body])
-        if pending is None:  # a step's own forward carries the commit
+        if pending == math.inf:  # a step's own forward carries the commit
             self._send_commit()
 
     def _read(self, path: str, answer: Answer) -> dict[str, Any]:
@@ -392,5 +392,7 @@ class HTTP:
         return value
 
 
-def _below(pending: int | None) -> float:
-    return math.inf if pending is None else pending
+def _place(phase: str) -> int:
+    """Which of a step's calls a phase is, for a link whose round trips differ."""
+    direction, part = direction_and_part(phase)
+    return 2 * part + (direction == "backward")

@@ -145,7 +145,7 @@ def die() -> None:
 
 def _arm_server(point: str, phase: str, step: int) -> None:
     """Put the trap in its place."""
-    from spliteasy.heads import part_of
+    from spliteasy.heads import direction_and_part
     from spliteasy.server import connections
     from spliteasy.server.session import Session
 
@@ -181,7 +181,7 @@ def _arm_server(point: str, phase: str, step: int) -> None:
         setattr(Session, name, patched)
 
     if point in ("before compute", "after compute"):
-        name, part = phase.partition("/")[0], part_of(phase)
+        name, part = direction_and_part(phase)
         around(name, lambda session, given: (given[0], given[2]) == (step, part), point == "before compute")
     elif point == "after commit":
         around("settle", lambda session, arguments: session.committed == step, False)

@@ -78,6 +78,15 @@ def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
+def everything(trainer: se.Trainer) -> dict[str, torch.Tensor]:
+    """Every parameter, buffer and tensor of the optimizer's state, by name."""
+    found = trainer.state_dict()
+    states = {
+        f"{index}|{key}": value for index, kept in found["optimizer"]["state"].items() for key, value in kept.items()
+    }
+    return {**snapshot(trainer.split.model), **states}
+
+
 def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
     """Equal to the bit, name by name."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

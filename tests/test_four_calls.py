@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from forking import SERVER_POINTS, Forker, servers_that_die
-from harness import DOUBLE, SINGLE, batch, batches, digits, digits_split, same, snapshot, trained_unsplit
+from harness import DOUBLE, SINGLE, batch, batches, digits, digits_split, everything, same, trained_unsplit
 from sockets import Proxy, no_session_left, raw_call
 
 import spliteasy as se
@@ -35,9 +35,7 @@ def trained(url: str | None, at: tuple[str, ...] = DOUBLE, count: int = 4, **set
     with se.Trainer(digits_split(at), url, **settings) as trainer:
         for x, y in batches(count):
             trainer.step(x, y)
-        optimizer = trainer.state_dict()["optimizer"]["state"]
-    states = {f"{index}|{key}": value for index, entries in optimizer.items() for key, value in entries.items()}
-    return {**snapshot(trainer.split.model), **states}
+        return everything(trainer)
 
 
 def requests(up: bytes, of: bytes = rb"(?:PUT|GET) /v1/sessions/[^ ]*/(?:steps|calls)/") -> int:

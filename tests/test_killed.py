@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from forking import DEVICE_POINTS, SERVER_POINTS, Forker, servers_that_die
-from harness import DOUBLE, SINGLE, batches, digits, digits_split, same, trained_unsplit
+from harness import DOUBLE, SINGLE, batches, digits, digits_split, everything, same, trained_unsplit
 
 import spliteasy as se
 
@@ -58,9 +58,7 @@ def test_a_server_killed_at_every_point(
         with se.Trainer(digits_split(at), server, codecs, ADAM, retry=30) as trainer:
             for x, y in steps:
                 trainer.step(x, y)
-            optimizer = trainer.state_dict()["optimizer"]["state"]
-        states = {f"{index}|{key}": value for index, entries in optimizer.items() for key, value in entries.items()}
-        return {**trainer.split.model.state_dict(), **states}
+            return everything(trainer)
 
     with servers_that_die(forker, str(tmp_path), every, when) as url:
         found = train(url)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from flask import Flask
 from forking import SERVER_POINTS, Forker, servers_that_die
-from harness import DOUBLE, SINGLE, Caller, batch, batches, digits, digits_split, problem, same, snapshot
+from harness import DOUBLE, SINGLE, Caller, batch, batches, digits, digits_split, everything, problem, same, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import SHAPE, SMALL, Custom, built
@@ -75,9 +75,7 @@ def trained(url: str | None, at: tuple[str, ...] = DOUBLE, count: int = 3, **set
     with se.Trainer(digits_split(at), url, optimizer=ADAM, **{"pipeline": 3, **settings}) as trainer:
         for x, y in batches(count):
             trainer.step(x, y)
-        optimizer = trainer.state_dict()["optimizer"]["state"]
-    states = {f"{index}|{key}": value for index, entries in optimizer.items() for key, value in entries.items()}
-    return {**snapshot(trainer.split.model), **states}
+        return everything(trainer)
 
 
 @pytest.fixture(scope="module")
@@ -347,7 +345,7 @@ def test_a_link_is_emulated_in_both_directions_at_once(server: se.LocalServer) -
         assert least < record.seconds["total"]
 
 
-def test_over_an_address_that_is_none() -> None:
+def test_settings_that_do_not_go_together() -> None:
     with pytest.raises(TrainingError, match="pipeline"):
         se.Trainer(digits_split(), pipeline=0)
     with pytest.raises(TrainingError, match="four-call"):

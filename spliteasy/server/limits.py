@@ -19,6 +19,7 @@ from spliteasy.codecs import container
 from spliteasy.codecs.base import TensorSpec
 from spliteasy.codecs.chain import Chain
 from spliteasy.errors import BusyError, CodecError, DataError, FrameError, ServerError, TrainingError
+from spliteasy.heads import direction_and_part
 from spliteasy.memory import optimizer_bytes
 from spliteasy.segment import Segment
 from spliteasy.splitting import Route
@@ -103,7 +104,7 @@ class SessionLimits:
 
     def check(self, call: str, length: int) -> None:
         """Raise `DataError` if a body is longer than that ``call`` can have, of whatever part of a step."""
-        limit = self.bodies.get(call.partition("/")[0], _ROOM)
+        limit = self.bodies.get(direction_and_part(call)[0], _ROOM)
         if length > limit:
             raise DataError(
                 f"Expected a body of at most {limit} bytes for {call}, as a batch of {self.batch} samples takes, found "

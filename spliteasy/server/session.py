@@ -235,12 +235,11 @@ class Session:
     def _header(self, frame: Frame, name: str, step: int, training: bool, part: int = 0) -> dict[str, Any]:
         if part >= len(self.streams):
             raise FrameError(f"Expected a step of at most {len(self.streams)} parts, found part {part}.")
-        header: dict[str, Any] = self.streams[part].header(frame, name, step, training)
-        return header
+        return self.streams[part].header(frame, name, step, training)
 
     def _encode(self, message: Message, step: int, part: int, training: bool = True) -> Frame:
         started = time.perf_counter()
-        frame: Frame = self.streams[part].encode(message, step, training)
+        frame = self.streams[part].encode(message, step, training)
         self._spend("encode", started)
         return frame
 
@@ -312,7 +311,7 @@ class Session:
                 f"takes {size}. Use batches of at most {self.limits.batch} samples, or serve a larger --max-message."
             )
         started = time.perf_counter()
-        message: Message = self.streams[part].decode(frame, name, step, expected, training, plain)
+        message = self.streams[part].decode(frame, name, step, expected, training, plain)
         self._spend("decode", started)
         if name == "activations" and self.loss is not None:
             _check_labels(message.plain.get("labels"), batch)

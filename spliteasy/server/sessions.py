@@ -13,7 +13,7 @@ import torch
 
 from spliteasy.codecs.state import flatten
 from spliteasy.errors import OrderError, SplitEasyError, StateError
-from spliteasy.heads import Call, part_of
+from spliteasy.heads import Call, direction_and_part
 from spliteasy.server.checkpoints import Checkpoints, Keeper
 from spliteasy.server.compute import ComputeThread
 from spliteasy.server.in_hand import CallsInHand
@@ -94,7 +94,8 @@ class Sessions:
     def step(self, served: Served, call: Call | str, step: int, phase: str, body: memoryview) -> Frame:
         """Run ``phase`` of ``step``, or answer as before. ``call`` is its number with the body's digest, or the digest.
         On the compute thread."""
-        forward, part = phase.startswith("forward"), part_of(phase)
+        direction, part = direction_and_part(phase)
+        forward = direction == "forward"
         work = served.session.forward if forward else served.session.backward
         number, digest = (call.number, call.digest) if isinstance(call, Call) else (None, call)
 

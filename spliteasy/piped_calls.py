@@ -68,9 +68,6 @@ class Pipe:
         answer."""
         return self._run is None or self._run.unsent <= 1
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
     @property
     def first(self) -> int:
         """The number of the first call that has no answer."""
@@ -163,22 +160,26 @@ class _Run:
         self._caller, self._timeout, self._link = caller, timeout, link
         self._connection = caller.connection
         self.arrived: queue.SimpleQueue[_Arrived | BaseException | None] = queue.SimpleQueue()
-        self.unsent = 0
-        """Calls that are not sent yet, or not all of them; `arrived` gets None when one is."""
+        """Answers in order, and None whenever a call was sent."""
+        self._put = self._done = 0  # each is counted by one thread alone
         self._to_send: queue.SimpleQueue[PipedCall | None] = queue.SimpleQueue()
         self._sent: queue.SimpleQueue[PipedCall | None] = queue.SimpleQueue()
         self._duplex: _Duplex | None = None
-        self._ended, self._counting = False, threading.Lock()
+        self._ended = False
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), daemon=True) for work in (self._write, self._read)
         ]
         for thread in self._threads:
             thread.start()
 
+    @property
+    def unsent(self) -> int:
+        """Calls that are not sent yet, or not all of them."""
+        return self._put - self._done
+
     def put(self, call: PipedCall) -> None:
         call.put = time.perf_counter()
-        with self._counting:
-            self.unsent += 1
+        self._put += 1
         self._to_send.put(call)
 
     def end(self, hard: bool) -> None:
@@ -216,11 +217,12 @@ class _Run:
         if self._ended:
             raise ConnectionAbortedError("the step was given up")
         lane = Lane(self._link.up_mbps) if self._link is not None else None
+        size = _SLICE if lane is None else lane.piece
         while (call := self._to_send.get()) is not None:
             headers = self._caller.headed(call.number, call.pieces)
             for piece in self._connection.request("PUT", call.path, call.pieces, headers):
-                for start in range(0, len(piece), lane.piece if lane else _SLICE):
-                    part = piece[start : start + (lane.piece if lane else _SLICE)]
+                for start in range(0, len(piece), size):
+                    part = piece[start : start + size]
                     if lane is not None:
                         arrival = lane.arrival(len(part), call.put, call.round_trip / 2)
                         time.sleep(max(0.0, arrival - time.perf_counter()))
@@ -228,8 +230,7 @@ class _Run:
                     self._connection.sent += len(part)
                     call.sent += len(part)
             self._sent.put(call)
-            with self._counting:
-                self.unsent -= 1
+            self._done += 1
             self.arrived.put(None)
         self._sent.put(None)
 
