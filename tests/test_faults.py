@@ -74,7 +74,11 @@ class Fault:
         elif self.kind == "trickle":
             self.proxy.trickling.set()
         elif self.kind == "damage":
-            return data[: half - 1] + bytes([data[half - 1] ^ 1]) + data[half:]
+            place = (data.rfind(b"\r\n\r\n") + 4 + len(data)) // 2  # in a body: a digest covers bodies alone
+            if place == len(data):  # a head alone, whose body comes next
+                self.done = False
+                return data
+            return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
         return data
 
 
