@@ -32,6 +32,8 @@ from spliteasy.shaping import Crossing
 __all__ = ["FLEETING", "Caller", "Patience", "strange", "unwrapped"]
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+_CLOSING = 5.0
+"""For how many seconds closing a session is tried again."""
 _GATEWAY = (502, 503, 504)
 _log = logging.getLogger("spliteasy")
 
@@ -69,7 +71,7 @@ class Caller:
     """
 
     def __init__(self, url: str, timeout: float, retry: float) -> None:
-        self.url, self._retry, self.newest = url, retry, 0
+        self.url, self.retry, self.newest = url, retry, 0
         self.connection = Connection(url, timeout)
         self.headers: dict[str, str] = {}
 
@@ -81,12 +83,6 @@ class Caller:
     def skip_to(self, number: int) -> None:
         """Numbers go on after ``number``, which another process used last."""
         self.newest = number
-
-    def once(
-        self, method: str, path: str, pieces: Sequence[bytes | memoryview], headers: Mapping[str, str] | None = None
-    ) -> Answer:
-        """A call without a number that is not made again."""
-        return _accepted(f"{self.url}{path}", self.connection.call(method, path, pieces, headers or {}))
 
     def opening(self, path: str, pieces: Sequence[bytes | memoryview]) -> Answer:
         """The call that opens a session, made again likewise, under a key by which the server knows it again.
@@ -102,6 +98,22 @@ class Caller:
 
         key = {OPENING: secrets.token_urlsafe(32)}
         return self(self.number(), "POST", path, pieces, more=key, final=final)
+
+    def closing(self, path: str) -> None:
+        """The call that ends a session, made again likewise, but for a few seconds only.
+
+        Where nobody listens any more there is nothing to end, and a server that is stopping keeps the session: neither
+        is waited for. A session that is unknown by now was ended by a call whose answer was lost."""
+        end = time.monotonic() + _CLOSING
+
+        def final(error: SplitEasyError) -> bool:
+            gone = isinstance(error.__cause__, ConnectionRefusedError)
+            return gone or isinstance(error, BusyError) or time.monotonic() > end
+
+        try:
+            self(self.number(), "DELETE", path, [], final=final)
+        except (ServerError, DamagedError) as error:
+            _log.debug("%s was not closed: %s", path, error)
 
     def __call__(
         self,
@@ -129,7 +141,7 @@ class Caller:
 
     def patience(self) -> Patience:
         """For one call."""
-        return Patience(self._retry)
+        return Patience(self.retry)
 
     def headed(self, number: int, pieces: Sequence[bytes | memoryview]) -> dict[str, str]:
         """The headers of call ``number``."""

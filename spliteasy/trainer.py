@@ -19,7 +19,7 @@ from spliteasy.checking import check_batch, check_settings
 from spliteasy.codecs.base import Codec
 from spliteasy.codecs.chain import Chain
 from spliteasy.connecting import connect
-from spliteasy.errors import SplitEasyError, TrainingError
+from spliteasy.errors import ConnectionLost, SplitEasyError, TrainingError
 from spliteasy.exchange import Exchange, entering_c, norms_of
 from spliteasy.link import Link
 from spliteasy.micro_batch import MicroBatch, unsplit_step
@@ -342,6 +342,9 @@ class Trainer:
         if error is None:
             self.close()
             return
+        waited = isinstance(error, ConnectionLost) or not isinstance(error, Exception)  # or was interrupted
+        if waited and self._transport is not None:
+            self._transport.hurry()
         with contextlib.suppress(SplitEasyError):  # the error that ended the block is the one to see
             self.close()
 

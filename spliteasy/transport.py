@@ -19,7 +19,7 @@ import torch
 from spliteasy.calling import Caller
 from spliteasy.codecs import container
 from spliteasy.codecs.state import unflatten
-from spliteasy.errors import DataError, OrderError, ProtocolError, ServerError
+from spliteasy.errors import DataError, OrderError, ProtocolError
 from spliteasy.heads import SAVED, authorization, direction_and_part, session_path, step_path
 from spliteasy.http1 import Answer
 from spliteasy.link import Link
@@ -94,6 +94,9 @@ class Transport(Protocol):
         """Commit, and keep the state on the server, and that of step ``also`` with it; what a later process needs to go
         on from there. Raises `StateError` where it cannot be kept."""
 
+    def hurry(self) -> None:
+        """Make calls once only from now on."""
+
     def close(self) -> None:
         """End the session."""
 
@@ -146,6 +149,9 @@ class InProcess:
     def keep(self, commit: Commit, also: int | None) -> dict[str, Any]:
         self.session.settle(commit)
         return {}
+
+    def hurry(self) -> None:
+        """Nothing to wait for."""
 
     def close(self) -> None:
         """Nothing to end: the session shares the model."""
@@ -285,12 +291,13 @@ class HTTP:
             self._sent.saved(str(commit.step))
         return {**self._opened, "url": self.url, "number": self._caller.newest, "evaluated": self._evaluated}
 
+    def hurry(self) -> None:
+        self._caller.retry = 0.0
+
     def close(self) -> None:
-        """End the session and the connection. A server that is gone has nothing to end."""
+        """End the session, if the server is still there, and the connection."""
         try:
-            self._caller.once("DELETE", self._path, [], self._caller.headers)
-        except ServerError:
-            pass
+            self._caller.closing(self._path)
         finally:
             self._caller.connection.close()
 

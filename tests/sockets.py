@@ -103,6 +103,36 @@ class Proxy(Listener):
             time.sleep(0.01)
 
 
+class Once:
+    """Something that happens once to the next request that begins with ``request``, on its way ``up``, or to its
+    answer."""
+
+    def __init__(self, proxy: Proxy, kind: str, up: bool, request: bytes = b"") -> None:
+        self._proxy, self._kind, self._up, self._request = proxy, kind, up, request
+        self._due = self.done = False
+        proxy.change_up, proxy.change_down = self._going_up, self._going_down
+
+    def _going_up(self, data: bytes) -> bytes:
+        self._due = self._due or data.startswith(self._request)
+        return self._happen(data) if self._up and self._due and not self.done else data
+
+    def _going_down(self, data: bytes) -> bytes:
+        due = not self._up and self._due and data.startswith(b"HTTP/")
+        return self._happen(data) if due and not self.done else data
+
+    def _happen(self, data: bytes) -> bytes:
+        self.done = True
+        if self._kind == "damaged":
+            return data[:-1] + bytes([data[-1] ^ 1])
+        if self._kind == "damaged at its head":
+            return bytes([data[0] ^ 1]) + data[1:]
+        if self._kind == "silent":
+            threading.Timer(1.5, self._proxy.cut).start()
+            return b""
+        threading.Timer(0.1, self._proxy.cut).start()
+        return data[: len(data) // 2] if self._kind == "truncated" else b""
+
+
 def answering(response: bytes) -> Callable[[socket.socket], None]:
     """Talk that reads one request, as far as it comes at once, and answers ``response``."""
 

@@ -13,7 +13,7 @@ from exposition import parse
 from flask.testing import FlaskClient
 from harness import SINGLE, batch, batches, digits, digits_split, problem, recorded, same, trained_unsplit
 from serving import Serving
-from sockets import Listener, Proxy, answering, http_response, no_session_left, sessions
+from sockets import Listener, Once, Proxy, answering, http_response, no_session_left, sessions
 
 import spliteasy as se
 from spliteasy.errors import BusyError, ConnectionLost, FrameError, ModelError, OrderError, ProtocolError
@@ -36,31 +36,6 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     with Serving("--port", "0", folder=tmp_path_factory.mktemp("own")) as made:
         se.Trainer(digits_split(), made.url).close()  # the first session takes longer than the timeout below
         yield made
-
-
-class Once:
-    """Something that happens to the first piece of the opening that goes ``up`` or down."""
-
-    def __init__(self, proxy: Proxy, kind: str, up: bool) -> None:
-        self._proxy, self._kind, self.done = proxy, kind, False
-        if up:
-            proxy.change_up = self._change
-        else:
-            proxy.change_down = self._change
-
-    def _change(self, data: bytes) -> bytes:
-        if self.done:
-            return data
-        self.done = True
-        if self._kind == "damaged":
-            return data[:-1] + bytes([data[-1] ^ 1])
-        if self._kind == "damaged at its head":
-            return bytes([data[0] ^ 1]) + data[1:]
-        if self._kind == "silent":
-            threading.Timer(1.5, self._proxy.cut).start()
-            return b""
-        threading.Timer(0.1, self._proxy.cut).start()
-        return data[: len(data) // 2] if self._kind == "truncated" else b""
 
 
 @pytest.mark.parametrize(
