@@ -179,9 +179,14 @@ def test_no_tls_where_there_is_some(encrypted: Serving, own: Certificate) -> Non
     assert requests.get(f"{encrypted.url}/v1/health", verify=str(own.file), timeout=30).ok
 
 
-def test_connections_that_say_nothing_hold_nobody_up(encrypted: Serving, trusted: None) -> None:
-    silent = [socket.create_connection(("127.0.0.1", int(encrypted.port))) for _ in range(20)]
+@pytest.mark.parametrize(
+    "said", [b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"], ids=["nothing", "half a greeting"]
+)
+def test_connections_that_fall_silent_hold_nobody_up(encrypted: Serving, trusted: None, said: bytes) -> None:
+    silent = [socket.create_connection(("127.0.0.1", int(encrypted.port))) for _ in range(40)]
     try:
+        for one in silent:
+            one.sendall(said)
         with se.Trainer(digits_split(), encrypted.url, timeout=20, retry=0) as trainer:
             trainer.step(*batch())
     finally:

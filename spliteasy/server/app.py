@@ -67,6 +67,14 @@ def create_app(sessions: Sessions) -> Flask:
         with in_flight.hold(length):
             yield _body(request.environ, length)
 
+    @contextmanager
+    def received_of_anyone() -> Iterator[memoryview]:
+        """The same for one that no token came with: bytes are in flight once they are here, not when they are said to
+        come."""
+        length = _length(request.environ, sessions.limits.opening)
+        with in_flight.growing(length) as grow:
+            yield _body(request.environ, length, grow)
+
     def received_for(current: Served, call: str) -> AbstractContextManager[memoryview]:
         length = _length(request.environ, in_flight.limit)
         current.session.limits.check(call, length)
@@ -91,7 +99,7 @@ def create_app(sessions: Sessions) -> Flask:
 
     @app.post("/v1/sessions")
     def open_one() -> Response:
-        with received(sessions.limits.opening) as body, in_hand.new():
+        with received_of_anyone() as body, in_hand.new():
             call, key = _call(request.headers.get(CALL), body), request.headers.get(OPENING)
             config = SessionConfig.from_json(container.read(body)[1].get("session", ""))
             named = None if key is None else names(key, call.digest if isinstance(call, Call) else call)
@@ -340,13 +348,15 @@ def _length(environ: WSGIEnvironment, limit: int) -> int:
     return int(stated)
 
 
-def _body(environ: WSGIEnvironment, length: int) -> memoryview:
-    """The request's body in one buffer of the right size, at an address that is a multiple of 64 bytes."""
+def _body(environ: WSGIEnvironment, length: int, grow: Callable[[int], None] = lambda more: None) -> memoryview:
+    """The request's body in one buffer of the right size, at an address that is a multiple of 64 bytes. ``grow`` is
+    told of every piece."""
     buffer, stream, filled = empty_buffer(length), environ["wsgi.input"], 0
     while filled < length:
         piece = stream.read(min(_PIECE, length - filled))
         if not piece:
             raise FrameError(f"Expected a body of {length} bytes, found {filled}: it was cut short.")
+        grow(len(piece))
         buffer[filled : filled + len(piece)] = piece
         filled += len(piece)
     return buffer

@@ -19,13 +19,14 @@ from cheroot.server import HTTPConnection, HTTPRequest
 from cheroot.wsgi import Gateway_10, Server
 
 from spliteasy.heads import EVENT_TYPE, answer_head
+from spliteasy.server.waiting import Peer, Reader, Relief, Writer
 from spliteasy.wire import empty_buffer
 
 __all__ = ["StepCall", "StepConnection", "StepServer"]
 
 _LINGER = 0.05
 _JOINED = 1 << 16
-_SLICE = 1 << 20
+_SLICE = 1 << 17
 _SILENCE, _PATIENCE = 2.0, 60.0
 _LINGERING = 1 << 20
 _CALL = rb"(?:Call: (?P<call>[!-~]{1,18} [!-~]{1,22})\r\n)?"
@@ -177,10 +178,21 @@ class StepConnection(HTTPConnection):
     take_over: Callable[[socket.socket], object] | None = None
     """Who has the connection from the end of this request on: a stream of events, which takes no thread."""
 
+    def __init__(self, server: StepServer, connected: socket.socket, makefile: object = None) -> None:
+        super().__init__(server, connected)
+        self.peer = Peer(connected)
+        self.rfile = Reader(connected, self.rbufsize, self.peer)
+        self.wfile = Writer(connected, self.wbufsize, self.peer)
+
     def communicate(self) -> bool:
         """Answer the requests that follow closely; whether to keep the connection. One that says nothing takes no
         thread for longer."""
+        with self.server.relief.serving(self.peer):
+            return self._communicate()
+
+    def _communicate(self) -> bool:
         while self.server.ready and self._asked():
+            self.peer.begin()
             kept = self._step()
             if kept is None:
                 kept = super().communicate()  # type: ignore[no-untyped-call]
@@ -240,12 +252,14 @@ class StepConnection(HTTPConnection):
         return True
 
     def _send(self, top: bytes, pieces: Sequence[bytes | memoryview]) -> None:
-        if sum(map(len, pieces)) <= _JOINED:
-            self.socket.sendall(b"".join([top, *pieces]))
-            return
-        for piece in [top, *pieces]:
-            for start in range(0, len(piece), _SLICE):  # a timeout is for one sendall, and a link may be slow
-                self.socket.sendall(piece[start : start + _SLICE])
+        with self.peer.waiting():
+            if sum(map(len, pieces)) <= _JOINED:
+                self.socket.sendall(b"".join([top, *pieces]))
+                return
+            for piece in [top, *pieces]:
+                for start in range(0, len(piece), _SLICE):  # each has a timeout of its own, and is counted
+                    self.socket.sendall(piece[start : start + _SLICE])
+                    self.peer.moved(min(_SLICE, len(piece) - start))
 
     def _body(self, length: int) -> memoryview:
         buffer, filled = empty_buffer(length), 0
@@ -312,3 +326,15 @@ class StepServer(Server):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.gateway = _Gateway
+        self.relief = Relief(lambda: self.requests.qsize)
+
+    def process_conn(self, conn: HTTPConnection) -> None:
+        """Give a connection to a thread, as soon as one is free."""
+        super().process_conn(conn)
+        if self.requests.qsize >= self.requests.idle:
+            self.relief.begin()
+
+    def stop(self) -> None:
+        """Serve no more."""
+        self.relief.end()
+        super().stop()

@@ -117,29 +117,47 @@ class SessionLimits:
 
 
 class InFlight:
-    """The bodies that are being received or worked on: together they take at most ``limit`` bytes."""
+    """The bodies that are being received or worked on: together they take at most ``limit`` bytes. ``is_full`` is
+    called when there is no room for another."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self._held, self._lock = limit, 0, threading.Lock()
+        self.is_full: Callable[[], None] = lambda: None
 
     @contextmanager
     def hold(self, length: int) -> Iterator[None]:
         """Have ``length`` bytes of it within the block. Raises `BusyError` if so many are not free, `FrameError` if
         they never are."""
+        with self.growing(length) as grow:
+            grow(length)
+            yield
+
+    @contextmanager
+    def growing(self, length: int) -> Iterator[Callable[[int], None]]:
+        """Have of it within the block what the block asks for, up to ``length`` bytes. Raises as `hold` does."""
         if length > self.limit:
             raise FrameError(f"Expected a body of at most {self.limit} bytes, found {length}.")
-        with self._lock:
-            if self._held + length > self.limit:
-                raise BusyError(
-                    f"This server takes {self.limit} bytes at once, has {self._held} in hand, and has no room for "
-                    f"{length} now. Try again, or start it with a larger --max-in-flight."
-                )
-            self._held += length
+        own = 0
+
+        def grow(more: int) -> None:
+            nonlocal own
+            with self._lock:
+                held = self._held
+                if held + more <= self.limit:
+                    self._held += more
+                    own += more
+                    return
+            self.is_full()
+            raise BusyError(
+                f"This server takes {self.limit} bytes at once, has {held} in hand, and has no room for {more} now. "
+                "Try again, or start it with a larger --max-in-flight."
+            )
+
         try:
-            yield
+            yield grow
         finally:
             with self._lock:
-                self._held -= length
+                self._held -= own
 
 
 def held_bytes(segment: nn.Module, optimizer: Mapping[str, Any]) -> dict[str, int | None]:

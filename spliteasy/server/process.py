@@ -121,6 +121,7 @@ def serve(
     server.max_request_header_size = limits.header
     server.step_call = app.extensions["spliteasy"]
     server.ssl_adapter = encryption
+    sessions.in_flight.is_full = server.relief.is_full
     try:
         server.prepare()
     except OSError as error:
