@@ -62,7 +62,7 @@ def test_imports_run_one_way(path: Path) -> None:
     [
         ("flask", {"server/app.py"}),
         ("werkzeug", {"server/app.py"}),
-        ("cheroot", {"server/process.py", "server/connections.py", "server/encryption.py"}),
+        ("cheroot", {f"server/{name}.py" for name in ("connections", "encryption", "process", "waiting")}),
         ("ipywidgets", {"explorer/view.py", "explorer/view_controls.py"}),
         ("timm", {"models.py", "catalogue.py"}),
         ("matplotlib.pyplot", set()),

@@ -26,7 +26,7 @@ __all__ = ["StepCall", "StepConnection", "StepServer"]
 
 _LINGER = 0.05
 _JOINED = 1 << 16
-_SLICE = 1 << 17
+_SLICE = 1 << 20
 _SILENCE, _PATIENCE = 2.0, 60.0
 _LINGERING = 1 << 20
 _CALL = rb"(?:Call: (?P<call>[!-~]{1,18} [!-~]{1,22})\r\n)?"
@@ -257,9 +257,11 @@ class StepConnection(HTTPConnection):
                 self.socket.sendall(b"".join([top, *pieces]))
                 return
             for piece in [top, *pieces]:
-                for start in range(0, len(piece), _SLICE):  # each has a timeout of its own, and is counted
-                    self.socket.sendall(piece[start : start + _SLICE])
-                    self.peer.moved(min(_SLICE, len(piece) - start))
+                view = memoryview(piece)
+                while len(view):  # each piece that the system takes is counted, and has a timeout of its own
+                    sent = self.socket.send(view[:_SLICE])
+                    self.peer.moved(sent)
+                    view = view[sent:]
 
     def _body(self, length: int) -> memoryview:
         buffer, filled = empty_buffer(length), 0
