@@ -51,7 +51,7 @@ def budget_html(budget: Budget, facts: Facts, codecs: Codecs) -> str:
         f"{bandwidth(facts.link)}</h4>"
         f'<div class="se-times" role="img" aria-label="{escape(_words(budget))}">{bars}</div>'
         f"{legend([*budget.raw, *(budget.sent or ())])}"
-        f'<div class="se-scroll"><table><thead><tr>{heads}</tr></thead>'
+        f'<div class="se-scroll"><table class="se-tight"><thead><tr>{heads}</tr></thead>'
         f"<tbody>{rows}{total}</tbody></table></div>"
         f'<p class="se-note">{_note(budget, facts)}</p></div>'
     )
@@ -85,7 +85,7 @@ def _weight(part: Part) -> str:
 
 
 def _message(message: Message, budget: Budget, codecs: Codecs) -> str:
-    arrow = "↑ to the server" if message.up else "↓ to the device"
+    arrow = "↑ server" if message.up else "↓ device"
     nothing = "" if message.tensors else ' title="Nothing here depends on a parameter before the cut."'
     part = next((part for part in budget.sent or () if part.label == message.name), None)
     known = message.name not in budget.missing and part is not None and message.tensors
