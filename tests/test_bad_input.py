@@ -327,7 +327,15 @@ def test_a_callable_loss_is_refused_in_a_remote_single_split(server: LocalServer
 # A server that dies
 
 
-@pytest.mark.parametrize("at,call", [(SINGLE, "forward"), (DOUBLE, "forward"), (DOUBLE, "backward")], ids=str)
+@pytest.mark.parametrize(
+    ("at", "call"),
+    [
+        pytest.param(SINGLE, "forward", marks=pytest.mark.slow),
+        pytest.param(DOUBLE, "forward", marks=pytest.mark.slow),
+        (DOUBLE, "backward"),
+    ],
+    ids=str,
+)
 def test_a_server_killed_in_mid_step(at: tuple[str, ...], call: str) -> None:
     with LocalServer() as own, Proxy(own.url) as proxy:
         pid = own.pid

@@ -220,6 +220,7 @@ def test_the_explorer_by_keyboard(browser: Any, light: Server) -> None:
     notebook.close()
 
 
+@pytest.mark.slow
 def test_bad_input_is_told_in_the_view(browser: Any, light: Server, pictures: Path) -> None:
     notebook = Notebook(browser, light, [SHOW.format("'resnet18', at='maxpool'")], "lab", 1100)
     notebook.run(0)
@@ -263,6 +264,7 @@ def test_a_moved_cut_answers_at_once(browser: Any, light: Server) -> None:
     notebook.close()
 
 
+@pytest.mark.slow
 def test_cancel_answers_while_a_cell_runs(browser: Any, light: Server) -> None:
     cells = [SHOW.format("'vgg19', at='classifier.4'"), "import time\nfor _ in range(300): time.sleep(0.1)"]
     notebook = Notebook(browser, light, cells, "lab", 1100)
@@ -311,6 +313,7 @@ def test_two_views_at_once_are_two_explorers(browser: Any, light: Server) -> Non
     notebook.close()
 
 
+@pytest.mark.slow
 def test_dark_theme_and_a_narrow_notebook_7(browser: Any, dark: Server, pictures: Path) -> None:
     notebook = Notebook(browser, dark, [SHOW.format("'densenet121'")], "notebook", 720)
     notebook.run(0)

@@ -37,13 +37,13 @@ def own(states: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
         yield made
 
 
-@pytest.mark.parametrize("protocol", ["two-call", "four-call"])
 @pytest.mark.parametrize(
-    ("kind", "up"),
+    ("kind", "up", "protocol"),
     [
-        *((kind, up) for kind in ("dropped", "truncated", "silent") for up in (True, False)),
-        ("damaged", False),
-        ("damaged at its head", False),
+        *((kind, up, "two-call") for kind in ("dropped", "truncated", "silent") for up in (True, False)),
+        ("damaged", False, "two-call"),
+        ("damaged at its head", False, "two-call"),
+        *(("dropped", up, "four-call") for up in (True, False)),
     ],
 )
 def test_a_session_whose_end_is_disturbed_is_ended(

@@ -251,9 +251,9 @@ def test_a_tensor_that_passes_by_b_stays_on_the_device(read_by_second: bool) -> 
     ("name", "shape"),
     [
         ("resnet18", (3, 64, 64)),
-        ("densenet121", (3, 64, 64)),
-        ("inception_v3", (3, 96, 96)),
-        ("vit_b_16", (3, 224, 224)),
+        pytest.param("densenet121", (3, 64, 64), marks=pytest.mark.slow),
+        pytest.param("inception_v3", (3, 96, 96), marks=pytest.mark.slow),
+        pytest.param("vit_b_16", (3, 224, 224), marks=pytest.mark.slow),
         ("mobilenet_v3_small", (3, 64, 64)),
     ],
 )

@@ -178,7 +178,7 @@ def test_an_answer_that_never_comes_is_an_error(server: se.LocalServer, monkeypa
 @pytest.mark.parametrize(
     ("at", "every", "points"),
     [
-        pytest.param(DOUBLE, 5, ("after compute", "after reply"), id="double, two points"),
+        pytest.param(DOUBLE, 5, ("after compute",), id="double, one point"),
         pytest.param(SINGLE, 1, SERVER_POINTS, id="single", marks=pytest.mark.slow),
         pytest.param(DOUBLE, 5, SERVER_POINTS, id="double", marks=pytest.mark.slow),
     ],

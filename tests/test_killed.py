@@ -72,7 +72,7 @@ def test_a_server_killed_at_every_point(
     ("at", "every"),
     [
         pytest.param(DOUBLE, 5, id="double, every 5"),
-        pytest.param(SINGLE, 1, id="single, every 1"),
+        pytest.param(SINGLE, 1, id="single, every 1", marks=pytest.mark.slow),
         pytest.param(DOUBLE, 1, id="double, every 1", marks=pytest.mark.slow),
         pytest.param(SINGLE, 5, id="single, every 5", marks=pytest.mark.slow),
     ],

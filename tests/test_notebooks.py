@@ -25,7 +25,7 @@ def notebook(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
-LONG = ("02", "04", "05", "06", "08", "09")
+LONG = ("02", "04", "05", "06", "07", "08", "09")
 """The lessons that train or measure for more than half a minute of a slow machine: they are run with ``-m slow``."""
 
 

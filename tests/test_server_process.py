@@ -107,7 +107,9 @@ def _parent(**options: object) -> tuple[subprocess.Popen[str], int, str]:
 
 
 @linux
-@pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM", "the end of its program"])
+@pytest.mark.parametrize(
+    "end", ["SIGKILL", *(pytest.param(end, marks=pytest.mark.slow) for end in ("SIGTERM", "the end of its program"))]
+)
 def test_a_local_server_does_not_outlive_its_parent(end: str) -> None:
     parent, pid, url = _parent()
     with parent:

@@ -104,7 +104,7 @@ def _settled(server: int) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.parametrize(
-    "count", [500, pytest.param(LONG, marks=[pytest.mark.slow, pytest.mark.timeout(7200)], id="long")]
+    "count", [200, pytest.param(LONG, marks=[pytest.mark.slow, pytest.mark.timeout(7200)], id="long")]
 )
 def test_disturbed_calls_of_a_long_run_leave_no_trace(count: int, record_property: Any) -> None:
     record_property("fault", "calls disturbed in a long run, 1 %")

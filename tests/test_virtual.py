@@ -67,7 +67,7 @@ def test_what_is_not_split_has_no_link() -> None:
     assert trainer.log.on(se.LINKS["3g"])[0].seconds == trainer.log[0].seconds
 
 
-@pytest.mark.parametrize("at", [SINGLE, DOUBLE])
+@pytest.mark.parametrize("at", [pytest.param(SINGLE, marks=pytest.mark.slow), DOUBLE])
 def test_virtual_time_is_that_of_a_run_that_waits_as_far_as_the_link_goes(at: tuple[str, ...]) -> None:
     link = se.Link(up_mbps=50, down_mbps=100, rtt_ms=6, jitter=3, seed=1)
     with se.LocalServer() as server:
