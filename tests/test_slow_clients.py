@@ -172,12 +172,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 class Pair:
-    """A peer whose request has begun, and which is waited for; ``is_cut`` is what its other end sees."""
+    """A peer whose request has begun and is waited for; ``is_cut`` is what its other end sees."""
 
     def __init__(self) -> None:
         here, self._there = socket.socketpair()
         self._here, self.peer = here, Peer(here)
-        self.peer.is_waited_for = True
+        self.peer.is_sending = True
 
     @property
     def is_cut(self) -> bool:
@@ -209,11 +209,13 @@ def after_relief(*pairs: Pair, queued: int = 1) -> list[bool]:
 
 
 def test_the_slowest_gives_its_thread_back(clock: Clock) -> None:
-    slow, fast, computing = Pair(), Pair(), Pair()
-    computing.peer.is_waited_for = False
+    slow, fast, computing, taking = Pair(), Pair(), Pair(), Pair()
+    computing.peer.is_sending = taking.peer.is_sending = False
     clock.now += 5
     fast.peer.moved(1_000_000)
     assert after_relief(fast, slow, computing) == [False, True, False]
+    with taking.peer.taking():
+        assert after_relief(fast, computing, taking) == [False, False, True]
 
 
 def test_a_faster_one_does_not_go_because_the_slowest_has_its_time_still(clock: Clock) -> None:
@@ -254,12 +256,16 @@ def test_another_request_has_its_own_time(clock: Clock) -> None:
 
 
 def test_where_there_is_no_room_only_those_that_stall_are_cut(clock: Clock) -> None:
-    stalling, slow, left = Pair(), Pair(), Pair()
+    stalling, slow, left, taking = Pair(), Pair(), Pair(), Pair()
+    taking.peer.is_sending = False
     clock.now += 3
     young, relief = Pair(), Relief(lambda: 0)
     slow.peer.moved(30_000)
-    with relief.serving(stalling.peer), relief.serving(slow.peer), relief.serving(young.peer):
-        with relief.serving(left.peer):
+    with contextlib.ExitStack() as stack:
+        for pair in (stalling, slow, young, taking):
+            stack.enter_context(relief.serving(pair.peer))
+        with relief.serving(left.peer), taking.peer.taking():
             pass
-        relief.is_full()
-    assert [pair.is_cut for pair in (stalling, slow, young, left)] == [True, False, False, False]
+        with taking.peer.taking():
+            relief.is_full()
+    assert [pair.is_cut for pair in (stalling, slow, young, left, taking)] == [True, False, False, False, False]

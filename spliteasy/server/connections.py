@@ -179,10 +179,12 @@ class StepConnection(HTTPConnection):
     """Who has the connection from the end of this request on: a stream of events, which takes no thread."""
 
     def __init__(self, server: StepServer, connected: socket.socket, makefile: object = None) -> None:
-        super().__init__(server, connected)
-        self.peer = Peer(connected)
-        self.rfile = Reader(connected, self.rbufsize, self.peer)
-        self.wfile = Writer(connected, self.wbufsize, self.peer)
+        self.peer = peer = Peer(connected)
+
+        def file(over: socket.socket, mode: str, size: int) -> Reader | Writer:
+            return Reader(over, size, peer) if "r" in mode else Writer(over, size, peer)
+
+        super().__init__(server, connected, file)
 
     def communicate(self) -> bool:
         """Answer the requests that follow closely; whether to keep the connection. One that says nothing takes no
@@ -252,7 +254,7 @@ class StepConnection(HTTPConnection):
         return True
 
     def _send(self, top: bytes, pieces: Sequence[bytes | memoryview]) -> None:
-        with self.peer.waiting():
+        with self.peer.taking():
             if sum(map(len, pieces)) <= _JOINED:
                 self.socket.sendall(b"".join([top, *pieces]))
                 return

@@ -40,11 +40,11 @@ _PAUSE = 0.05
 
 class Peer:
     """What is known of a connection's other end: since when its request is under way, how many bytes a second it moves,
-    and whether a thread waits for it now."""
+    and whether a thread waits now for what it is sending, or for its taking what is sent to it."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
-        self.is_waited_for = False
+        self.is_sending = self.is_taking = False
         self.begin()
 
     def begin(self) -> None:
@@ -63,13 +63,13 @@ class Peer:
         return self._rate * math.exp((self._counted - now) / _MEMORY)
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Its bytes, or that it takes ours, are waited for within the block."""
-        self.is_waited_for = True
+    def taking(self) -> Iterator[None]:
+        """Something is sent to it within the block."""
+        self.is_taking = True
         try:
             yield
         finally:
-            self.is_waited_for = False
+            self.is_taking = False
 
     def cut(self) -> None:
         """End the connection, whoever waits for it. Also below TLS, whose own farewell would wait."""
@@ -85,20 +85,17 @@ class _Counted(socket.SocketIO):
         self._peer = peer
 
     def readinto(self, place: WriteableBuffer) -> int | None:
-        self._peer.is_waited_for = True
+        self._peer.is_sending = True
         try:
             count = super().readinto(place)
         finally:
-            self._peer.is_waited_for = False
+            self._peer.is_sending = False
         self._peer.moved(count or 0)
         return count
 
     def write(self, data: ReadableBuffer) -> int | None:
-        self._peer.is_waited_for = True
-        try:
+        with self._peer.taking():
             count = super().write(data)
-        finally:
-            self._peer.is_waited_for = False
         self._peer.moved(count or 0)
         return count
 
@@ -147,7 +144,7 @@ class Relief:
         """There is no room for a body: cut those that hold room and make nothing of it."""
         now = time.monotonic()
         for peer in list(self._peers):
-            if peer.is_waited_for and now - peer.begun > _STALLING and peer.rate(now) < _STALLED:
+            if peer.is_sending and now - peer.begun > _STALLING and peer.rate(now) < _STALLED:
                 peer.cut()
 
     def end(self) -> None:
@@ -168,7 +165,7 @@ class Relief:
     def _cut_slowest(self, queued: int) -> None:
         """Make room for so many that wait: the slowest go, once they had their time."""
         now, grace = time.monotonic(), max(_LEAST_GRACE, _GRACE / queued)
-        waited_for = [peer for peer in list(self._peers) if peer.is_waited_for]
+        waited_for = [peer for peer in list(self._peers) if peer.is_sending or peer.is_taking]
         for peer in sorted(waited_for, key=lambda peer: peer.rate(now))[:queued]:
             if now - peer.begun > grace:
                 peer.cut()
