@@ -2,8 +2,8 @@
 
 A request has a thread from its first byte to the last of its answer. Whoever sends half a request, or reads half an
 answer, would keep that thread for as long as a timeout allows, and a few such peers would keep them all. So the bytes
-of every connection are counted, and while others wait for a thread the connections that move the fewest a second are
-cut. A device that is cut makes its call again; a connection that is only slow is safe as long as there are slower ones.
+of every connection are counted, and while others wait for a thread those that stall are cut, the slowest first. A
+device that is cut makes its call again; one whose link is only slow is left alone, however many wait.
 """
 
 from __future__ import annotations
@@ -27,10 +27,15 @@ _GRACE, _LEAST_GRACE = 1.0, 0.3
 """Seconds that a request has at least; less, down to the second number, the more connections wait for a thread."""
 
 _STALLED = 10_000
-"""Bytes a second below which a peer is cut that keeps others from sending their bodies: no link is so slow."""
+"""Bytes a second below which a peer that sends is said to stall: a link of less than 80 kbit/s would be taken for one
+that does, where threads are short."""
 
-_STALLING = 2.0
-"""Seconds after which that is known."""
+_ROOM_GRACE = 2.0
+"""Seconds that a request has at least where there is no room for another body."""
+
+_SILENCE = 20.0
+"""Seconds without a byte after which a peer that takes is said to stall. The system takes megabytes for it at once, and
+no more until it has sent them."""
 
 _MEMORY = 1.0
 """Seconds after which bytes count for 1/e of what they did."""
@@ -61,6 +66,15 @@ class Peer:
     def rate(self, now: float) -> float:
         """Bytes a second: an exponentially weighted mean, in which what was a while ago counts for little."""
         return self._rate * math.exp((self._counted - now) / _MEMORY)
+
+    def stalls(self, now: float, grace: float) -> bool:
+        """Whether a thread waits for it in vain; it has ``grace`` seconds to show that it sends."""
+        if self.is_taking:
+            return now - self._counted > _SILENCE
+        age = now - self.begun
+        if not self.is_sending or age <= grace:
+            return False
+        return self.rate(now) < _STALLED * -math.expm1(-age / _MEMORY)  # the mean counts from nothing
 
     @contextlib.contextmanager
     def taking(self) -> Iterator[None]:
@@ -117,7 +131,7 @@ class Writer(StreamWriter):
 
 
 class Relief:
-    """Cuts peers while ``queued`` connections wait for a thread, and one that stalls when it `is_full`."""
+    """Cuts peers that stall while ``queued`` connections wait for a thread, and where no room is left (`is_full`)."""
 
     def __init__(self, queued: Callable[[], int]) -> None:
         self._queued, self._needed, self._ended = queued, threading.Event(), False
@@ -144,7 +158,7 @@ class Relief:
         """There is no room for a body: cut those that hold room and make nothing of it."""
         now = time.monotonic()
         for peer in list(self._peers):
-            if peer.is_sending and now - peer.begun > _STALLING and peer.rate(now) < _STALLED:
+            if peer.is_sending and peer.stalls(now, _ROOM_GRACE):
                 peer.cut()
 
     def end(self) -> None:
@@ -163,9 +177,8 @@ class Relief:
                 return
 
     def _cut_slowest(self, queued: int) -> None:
-        """Make room for so many that wait: the slowest go, once they had their time."""
+        """Make room for so many that wait."""
         now, grace = time.monotonic(), max(_LEAST_GRACE, _GRACE / queued)
-        waited_for = [peer for peer in list(self._peers) if peer.is_sending or peer.is_taking]
-        for peer in sorted(waited_for, key=lambda peer: peer.rate(now))[:queued]:
-            if now - peer.begun > grace:
-                peer.cut()
+        stalling = [peer for peer in list(self._peers) if peer.stalls(now, grace)]
+        for peer in sorted(stalling, key=lambda peer: peer.rate(now))[:queued]:
+            peer.cut()
