@@ -11,6 +11,7 @@ share its cores, and start with the settings of `spliteasy.server.process.SETTIN
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import statistics
 import sys
@@ -36,6 +37,8 @@ def compare(at: tuple[str, ...], steps: int, server: str) -> dict[str, tuple[flo
         ("two-call", server, "two-call"),
         ("four-call", server, "four-call"),
     ):
+        if name == "two processes" and "fork" not in multiprocessing.get_all_start_methods():
+            continue  # as on Windows
         model = se.load_model("tiny_network:perceptron")
         split = se.split(model, at=at, input_shape=(1, 8, 8))
         trainers[name] = trainer = se.Trainer(split, url, protocol=protocol)
